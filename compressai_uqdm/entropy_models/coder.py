@@ -1,0 +1,178 @@
+"""One continuous stream of range-coded symbols, cut into a segment per stage.
+
+The range coder is constriction's: written in Rust, safe on any input, with 24-bit
+models. A stream is cut at the end of every stage such that the words up to there decode
+all stages before it, so a finished stream can be shortened to any stage.
+
+A segment is the stage's 32-bit words, little-endian, and three bytes of a CRC-32 over
+those words and over what they decode to; it finds damage, and strings of another model.
+"""
+
+import zlib
+
+from collections.abc import Sequence
+
+import constriction
+import numpy as np
+
+__all__ = ["DamagedStringError", "StreamDecoder", "StreamEncoder", "check_strings"]
+
+_CRC_BYTES = 3
+_WORD = np.dtype("<u4")
+_categorical = constriction.stream.model.Categorical(perfect=False)
+
+
+class DamagedStringError(ValueError):
+    """A string is not what this model wrote for this image size."""
+
+
+def _crc(words: bytes, stage: int, values: np.ndarray) -> bytes:
+    crc = zlib.crc32(np.ascontiguousarray(values, "<i4").data, zlib.crc32(words, stage))
+    return crc.to_bytes(4, "little")[:_CRC_BYTES]
+
+
+class StreamEncoder:
+    """Range encoder of one picture.
+
+    .. code-block:: python
+
+        encoder = StreamEncoder()
+        encoder.encode(symbols, weights)     # any number of times
+        encoder.end_stage(decoded_values)    # once per stage
+        strings = encoder.segments()         # list[bytes], one per stage
+    """
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._ends: list[tuple[int, int, int]] = []
+        self._values: list[np.ndarray] = []
+
+    def encode(self, symbols: np.ndarray, weights: np.ndarray) -> None:
+        """Encode ``symbols[i]`` by the table ``weights[i]``.
+
+        Args:
+            symbols: integers in 0..n-1, ``[m]``.
+            weights: tables as of :mod:`.tables`, ``[m, n]``.
+        """
+        if len(symbols):
+            weights = np.ascontiguousarray(weights, np.float32)
+            self._encoder.encode(symbols.astype(np.int32), _categorical, weights)
+
+    def encode_uniform(self, symbols: np.ndarray, size: int) -> None:
+        """Encode integers in 0..size-1 at equal cost."""
+        if len(symbols):
+            model = constriction.stream.model.Uniform(size)
+            self._encoder.encode(symbols.astype(np.int32), model)
+
+    def end_stage(self, values: np.ndarray) -> None:
+        """Mark the end of a stage.
+
+        Args:
+            values: integers that the decoder will have at this point, for the checksum.
+        """
+        position, (lower, range_) = self._encoder.pos()
+        self._ends.append((position, lower, range_))
+        self._values.append(values)
+
+    def segments(self) -> list[bytes]:
+        """The strings of all stages that ended, none of them empty."""
+        stream = self._encoder.get_compressed()
+        words = np.concatenate([stream, np.zeros(len(self._ends) + 2, np.uint32)])
+        start, strings = 0, []
+        for stage, (end, lower, range_) in enumerate(self._ends):
+            # The decoder takes missing words as zeros. One word past the position is
+            # enough where the stream, so shortened, stays inside the coder's interval.
+            shortened = (int(words[end]) << 32) - lower
+            end += 1 if shortened % (1 << 64) < range_ else 2
+            end = max(end, start + 1)
+            segment = words[start:end].astype(_WORD).tobytes()
+            strings.append(segment + _crc(segment, stage, self._values[stage]))
+            start = end
+        return strings
+
+
+class StreamDecoder:
+    """Range decoder of one picture.
+
+    Args:
+        strings: the segments of the first stages, as :class:`StreamEncoder` made them.
+
+    Raises:
+        DamagedStringError: a segment has a length that no segment has.
+    """
+
+    def __init__(self, strings: Sequence[bytes]) -> None:
+        for stage, string in enumerate(strings):
+            n = len(string) - _CRC_BYTES
+            if n < 4 or n % 4:
+                raise DamagedStringError(
+                    f"string of stage {stage + 1} is damaged: no such string has "
+                    f"{len(string)} bytes"
+                )
+        self._strings = strings
+        stream = b"".join(string[:-_CRC_BYTES] for string in strings)
+        words = np.frombuffer(stream, _WORD).astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
+        self._stage = 0
+
+    def decode(self, weights: np.ndarray) -> np.ndarray:
+        """Decode one symbol, int32, for each table in ``weights``, ``[m, n]``."""
+        if not len(weights):
+            return np.zeros(0, np.int32)
+        return self._decode(_categorical, np.ascontiguousarray(weights, np.float32))
+
+    def decode_uniform(self, count: int, size: int) -> np.ndarray:
+        """Decode ``count`` integers in 0..size-1."""
+        if not count:
+            return np.zeros(0, np.int32)
+        return self._decode(constriction.stream.model.Uniform(size), count)
+
+    def end_stage(self, values: np.ndarray) -> None:
+        """Check what was decoded of a stage.
+
+        Raises:
+            DamagedStringError: it is not what was encoded.
+        """
+        string = self._strings[self._stage]
+        if _crc(string[:-_CRC_BYTES], self._stage, values) != string[-_CRC_BYTES:]:
+            raise self._damaged()
+        self._stage += 1
+
+    def _decode(self, *args: object) -> np.ndarray:
+        try:
+            return self._decoder.decode(*args)
+        except AssertionError as error:  # constriction's word for invalid data
+            raise self._damaged() from error
+
+    def _damaged(self) -> DamagedStringError:
+        return DamagedStringError(
+            f"string of stage {self._stage + 1} is damaged, or was made by another "
+            "model, for another image size, with another seed or on another machine"
+        )
+
+
+def check_strings(strings: Sequence[Sequence[bytes]], max_stages: int) -> int:
+    """The batch size of ``strings[stage][image]``.
+
+    Raises:
+        ValueError: they are empty, too many, of unequal batch or not bytes.
+    """
+    if not isinstance(strings, (list, tuple)) or not all(
+        isinstance(segment, (list, tuple)) for segment in strings
+    ):
+        raise ValueError("expected strings as a list per stage of a list per image")
+    if not 1 <= len(strings) <= max_stages:
+        raise ValueError(
+            f"expected strings of 1 to {max_stages} stages, got {len(strings)}"
+        )
+    batch_sizes = [len(segment) for segment in strings]
+    if len(set(batch_sizes)) != 1 or batch_sizes[0] == 0:
+        raise ValueError(
+            "expected the same number of strings, at least one, in every stage, got "
+            f"{batch_sizes}"
+        )
+    for segment in strings:
+        for string in segment:
+            if not isinstance(string, bytes):
+                raise ValueError(f"expected strings of bytes, got {type(string)}")
+    return batch_sizes[0]

@@ -1,0 +1,345 @@
+"""The prior of a latent stage: a conditional density under uniform noise."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from compressai.entropy_models import EntropyModel
+from torch import Tensor
+
+from .coder import StreamDecoder, StreamEncoder, check_strings
+from .dither import LATTICE as N
+from .dither import dither as draw_dither
+from .dither import split_dither
+from .groups import GROUPS, group
+from .tables import logistic_cdf, normal_cdf, quantize_cdf
+
+__all__ = ["UniformNoiseConditional"]
+
+SCALE_LEVELS = 128
+SCALE_SPAN = (0.02, 16.0)  # default span of the scale table, in units of the noise
+TAIL_QUANTILE = 1e-4
+
+# Half-widths of tables, few, so that many symbols share one width.
+_HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
+_TAIL_MASS = 2.0**-16
+_ESCAPE_BITS = 20
+_CHUNK = 1 << 22  # table entries gathered at once, to bound memory
+
+
+class UniformNoiseConditional(EntropyModel):
+    r"""Conditional model of values under additive uniform noise of width 1.
+
+    The counterpart of :class:`~compressai.entropy_models.GaussianConditional` where
+    rounding is not a stand-in for noise: in training the noise is added, in evaluation
+    universal quantization (Ziv 1985; Agustsson and Theis 2020) gives the same noise
+    while it sends integers. All quantities are in units of the noise's width Delta.
+
+    Values stand on a lattice of N = 32 points per unit. With a dither ``j + f`` that
+    the decoder knows, j an integer in [-N/2, N/2) and f a fraction, and the location
+    ``M = round(N means + f)``, the symbol is ``k = round(inputs - (M - f - j) / N)``,
+    the value ``(Z - f) / N`` with ``Z = k N + M - j``, and the probability of k
+
+        P(k | j, scale) = G(k - j / N + 1/2) - G(k - j / N - 1/2).
+
+    Args:
+        prior_type: G, ``"logistic"`` or ``"normal"`` (``"gaussian"`` is the same).
+
+    Attributes:
+        quantiles: a low, the middle and a high quantile of the natural logarithm of
+            the scales seen in training, ``[3]``, learned by :meth:`loss`;
+            :meth:`update` spans its scale table by the outer two.
+    """
+
+    quantiles: Tensor
+    scale_table: Tensor
+    _offset: Tensor
+    _quantized_cdf: Tensor
+
+    def __init__(self, prior_type: str = "logistic"):
+        super().__init__(likelihood_bound=1e-30)
+        if prior_type not in ("logistic", "normal", "gaussian"):
+            raise ValueError(f"no such prior_type: {prior_type!r}")
+        self.prior_type = prior_type
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        self.quantiles = nn.Parameter(torch.tensor([low, (low + high) / 2, high]))
+        self.register_buffer("scale_table", torch.Tensor())
+        self.register_buffer("_log_scales", torch.Tensor(), persistent=False)
+        self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
+
+    def forward(
+        self, inputs: Tensor, scales: Tensor, means: Tensor, dither: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Values under noise and their likelihoods.
+
+        Args:
+            inputs: values, any shape, in units of the noise's width.
+            scales: standard deviations of G, same shape, positive.
+            means: locations of G, same shape.
+            dither: as of :func:`.dither.dither`, broadcast to that shape; the noise is
+                drawn afresh where absent.
+
+        Returns:
+            values with the noise, and their likelihoods in (0, 1].
+        """
+        if dither is None:
+            outputs = self.quantize(inputs, "noise")
+        else:
+            Z = self._universal_quantize(inputs, self.locate(means, dither), dither)
+            outputs = self.dequantize(Z, dither, inputs.dtype)
+        if self.training:
+            self._log_scales = scales.detach().float().log().flatten()
+        return outputs, self.likelihood(outputs, scales, means)
+
+    def likelihood(self, outputs: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """Density of G convolved with U(-1/2, 1/2), stable in the tails."""
+        v = outputs - means
+        if self.prior_type == "logistic":
+            s = scales * (math.sqrt(3) / math.pi)
+            # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
+            log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
+            log_p = log_p + torch.log(-torch.expm1(-1 / s))
+        else:
+            v = -v.abs()
+            log_a = torch.special.log_ndtr((v + 0.5) / scales)
+            log_b = torch.special.log_ndtr((v - 0.5) / scales)
+            log_p = log_a + torch.log(-torch.expm1(log_b - log_a))
+        return self.likelihood_lower_bound(log_p.exp())
+
+    def loss(self) -> Tensor:
+        """Quantile (pinball) loss of ``quantiles`` on the scales last seen in training."""
+        if not self._log_scales.numel():
+            return 0 * self.quantiles.sum()
+        levels = self.quantiles.new_tensor([TAIL_QUANTILE, 0.5, 1 - TAIL_QUANTILE])
+        error = self._log_scales.type_as(self.quantiles)[:, None] - self.quantiles
+        return torch.maximum(levels * error, (levels - 1) * error).mean(0).sum()
+
+    # ---- tables ----
+
+    def update(self, force: bool = False) -> bool:
+        """Build the integer tables.
+
+        Args:
+            force: build them anew where they exist.
+
+        Returns:
+            whether they were built.
+        """
+        if self._quantized_cdf.numel() and not force:
+            return False
+        low, _, high = self.quantiles.detach().double().tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"quantiles must be finite, got {low} and {high}")
+        high = min(max(high, low + 1e-3), 10.0)
+        table = np.exp(np.linspace(min(low, high - 1e-3), high, SCALE_LEVELS))
+        table = table.astype(np.float32)  # rounded, so that all platforms agree
+        scales = table.astype(np.float64)
+
+        logistic = self.prior_type == "logistic"
+        if logistic:
+            scales = scales * (math.sqrt(3) / math.pi)
+        tail = 11.8 if logistic else 4.4  # where _TAIL_MASS is left of G
+        width = np.searchsorted(_HALF_WIDTHS, np.minimum(scales * tail, 256))
+        R = _HALF_WIDTHS[width]
+
+        # One CDF per scale, at multiples of 1 / N from -(R + 1) to R + 1, holds the
+        # tables of all dithers.
+        length = 2 * (R + 1) * N + 1
+        cdf = np.zeros((SCALE_LEVELS, length.max()), np.int32)
+        for i in range(SCALE_LEVELS):
+            x = (np.arange(length[i]) - (R[i] + 1) * N) / (N * scales[i])
+            G = logistic_cdf(x) if logistic else normal_cdf(x)
+            cdf[i, : length[i]] = quantize_cdf(G, 2 * R[i] + 3)
+        device = self.quantiles.device
+        self.scale_table = torch.from_numpy(table).to(device)
+        self._quantized_cdf = torch.from_numpy(cdf).to(device)
+        self._cdf_length = torch.from_numpy(length.astype(np.int32)).to(device)
+        self._offset = torch.from_numpy(-R.astype(np.int32)).to(device)
+        self._weights = {}
+        return True
+
+    def build_indexes(self, scales: Tensor) -> Tensor:
+        """Index into the scale table, uint8, of the entry nearest in the logarithm."""
+        self._check_cdf_size()
+        table = self.scale_table.double()
+        edges = (table[1:] * table[:-1]).sqrt().to(scales.dtype)
+        return torch.bucketize(scales.contiguous(), edges).to(torch.uint8)
+
+    def locate(self, means: Tensor, dither: Tensor) -> Tensor:
+        """The lattice point M, int32, nearest to ``means``."""
+        _, f = split_dither(dither.to(means.device))
+        return (means * N + f).round().to(torch.int32)
+
+    @staticmethod
+    def dequantize(Z: Tensor, dither: Tensor, dtype: torch.dtype) -> Tensor:
+        """The values, in units of the noise's width, at lattice points Z."""
+        _, f = split_dither(dither.to(Z.device))
+        return ((Z - f.to(dtype)) / N).to(dtype)
+
+    @staticmethod
+    def _universal_quantize(inputs: Tensor, M: Tensor, dither: Tensor) -> Tensor:
+        j, f = split_dither(dither.to(M.device))
+        k = (inputs - ((M - j) - f.to(inputs.dtype)) / N).round().to(torch.int32)
+        return k * N + (M - j)
+
+    def _table_weights(self, R: int) -> np.ndarray:
+        # weights of all scales of half-width R and all dithers: [scales, N, 2 R + 3]
+        if R not in self._weights:
+            rows = np.flatnonzero(self._offset.cpu().numpy() == -R)
+            cdf = self._quantized_cdf.cpu().numpy()[rows, : 2 * (R + 1) * N + 1]
+            j = np.arange(N) - N // 2
+            edges = cdf[:, (N // 2 - j)[:, None] + N * np.arange(2 * R + 2)]
+            total = (1 << 24) - (2 * R + 3)
+            weights = np.diff(edges, prepend=0, append=total, axis=-1)
+            self._weights[R] = weights.astype(np.float32)
+        return self._weights[R]
+
+    # ---- coding ----
+
+    def compress(
+        self, inputs: Tensor, indexes: Tensor, means: Tensor, seed: int = 0
+    ) -> list[bytes]:
+        """Code a batch of values on their own, a string each.
+
+        Args:
+            inputs: values, ``[B, 3, H, W]``, in units of the noise's width.
+            indexes: as of :meth:`build_indexes`, same shape.
+            means: locations, same shape.
+            seed: seed of the dither.
+
+        Returns:
+            a string for each of the B.
+        """
+        dither = draw_dither(seed, 0, tuple(inputs.shape[1:]))
+        M = self.locate(means, dither)
+        strings = []
+        for b in range(len(inputs)):
+            encoder = StreamEncoder()
+            Z = self.encode(encoder, inputs[b], indexes[b], M[b], dither)
+            encoder.end_stage(Z.cpu().numpy())
+            strings += encoder.segments()
+        return strings
+
+    def decompress(
+        self, strings: list[bytes], indexes: Tensor, means: Tensor, seed: int = 0
+    ) -> Tensor:
+        """Inverse of :meth:`compress`: the values with their noise, as ``means``.
+
+        Raises:
+            ValueError: strings and indexes do not match, or a string is damaged.
+        """
+        check_strings([strings], 1)
+        if len(strings) != len(indexes) or indexes.shape != means.shape:
+            raise ValueError(
+                f"expected {len(indexes)} strings and means {list(indexes.shape)}, got "
+                f"{len(strings)} and {list(means.shape)}"
+            )
+        dither = draw_dither(seed, 0, tuple(means.shape[1:]))
+        M = self.locate(means, dither)
+        outputs = []
+        for b, string in enumerate(strings):
+            decoder = StreamDecoder([string])
+            Z = self.decode(decoder, indexes[b], M[b], dither)
+            decoder.end_stage(Z.cpu().numpy())
+            outputs.append(self.dequantize(Z, dither, means.dtype))
+        return torch.stack(outputs)
+
+    def encode(
+        self,
+        encoder: StreamEncoder,
+        inputs: Tensor,
+        indexes: Tensor,
+        M: Tensor,
+        dither: Tensor,
+    ) -> Tensor:
+        """Code the values of one picture into a stream.
+
+        Args:
+            encoder: the stream.
+            inputs: values, ``[3, H, W]``, in units of the noise's width.
+            indexes: indexes into the scale table, same shape.
+            M: lattice points of the locations, same shape.
+            dither: the dither, same shape.
+
+        Returns:
+            Z, the lattice points of the values with their noise, int32.
+        """
+        Z = self._universal_quantize(inputs, M, dither)
+        residual = (Z - M).cpu().numpy()  # k N - j
+        j, i = split_dither(dither)[0].cpu().numpy(), indexes.cpu().numpy()
+        for g in range(len(GROUPS)):
+            j_g = group(j, g).reshape(-1)
+            k = (group(residual, g).reshape(-1) + j_g) // N
+            self._encode_symbols(encoder, k, group(i, g).reshape(-1), j_g)
+        return Z
+
+    def decode(
+        self, decoder: StreamDecoder, indexes: Tensor, M: Tensor, dither: Tensor
+    ) -> Tensor:
+        """Inverse of :meth:`encode`: Z, int32, on the device of ``M``."""
+        residual = np.zeros(tuple(M.shape), np.int32)
+        j, i = split_dither(dither)[0].cpu().numpy(), indexes.cpu().numpy()
+        for g in range(len(GROUPS)):
+            j_g = group(j, g)
+            k = self._decode_symbols(decoder, group(i, g).reshape(-1), j_g.reshape(-1))
+            group(residual, g)[...] = k.reshape(j_g.shape) * N - j_g
+        return torch.from_numpy(residual).to(M.device) + M
+
+    def _runs(self, indexes: np.ndarray):  # type: ignore[no-untyped-def]
+        """Coding order inside a group, in runs of one table width.
+
+        Largest scale first: these values remove most distortion per bit.
+        """
+        half_widths = -self._offset.cpu().numpy()
+        order = np.argsort(SCALE_LEVELS - 1 - indexes, kind="stable")
+        widths = half_widths[indexes[order]]
+        starts = np.flatnonzero(np.diff(widths, prepend=-1))
+        for start, end in zip(starts, np.append(starts[1:], len(order))):
+            R = int(widths[start])
+            first = int(np.flatnonzero(half_widths == R)[0])
+            step = max(1, _CHUNK // (2 * R + 3))
+            for chunk in range(start, end, step):
+                yield R, first, order[chunk : min(chunk + step, end)]
+
+    def _encode_symbols(
+        self, encoder: StreamEncoder, k: np.ndarray, indexes: np.ndarray, j: np.ndarray
+    ) -> None:
+        for R, first, where in self._runs(indexes):
+            weights = self._table_weights(R)[indexes[where] - first, j[where] + N // 2]
+            symbols = k[where]
+            encoder.encode(symbols.clip(-R - 1, R + 1) + R + 1, weights)
+            escaped = symbols[np.abs(symbols) > R]
+            encoder.encode_uniform(np.abs(escaped) - R - 1, 1 << _ESCAPE_BITS)
+
+    def _decode_symbols(
+        self, decoder: StreamDecoder, indexes: np.ndarray, j: np.ndarray
+    ) -> np.ndarray:
+        k = np.zeros(len(indexes), np.int32)
+        for R, first, where in self._runs(indexes):
+            weights = self._table_weights(R)[indexes[where] - first, j[where] + N // 2]
+            symbols = decoder.decode(weights) - (R + 1)
+            escaped = np.flatnonzero(np.abs(symbols) > R)
+            excess = decoder.decode_uniform(len(escaped), 1 << _ESCAPE_BITS)
+            symbols[escaped] += np.sign(symbols[escaped]) * excess
+            k[where] = symbols
+        return k
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
+        load_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def load_tables(module: EntropyModel, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Give the table buffers the shapes that a state dict holds.
+
+    Tables are empty until ``update()``; a state dict may be from before or after.
+    """
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        loaded = state_dict.get(prefix + name)
+        if loaded is not None and loaded.shape != buffer.shape:
+            setattr(module, name, buffer.new_empty(loaded.shape))
+    if hasattr(module, "_weights"):
+        module._weights = {}

@@ -1,0 +1,111 @@
+"""Reading checkpoints: ours, CompressAI's trainers', and the published layout."""
+
+import pickle
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+from .config import PUBLISHED, UQDMConfig
+
+__all__ = [
+    "Weights",
+    "allow_published_files",
+    "config_of",
+    "published_weights",
+    "read_checkpoint",
+]
+
+Weights = Literal["ema", "ema_schedule", "raw"]
+"""Which of a published checkpoint's weights, see :func:`published_weights`."""
+
+
+def allow_published_files() -> None:
+    """Let ``torch.load`` read the published files in its safe mode.
+
+    They hold, beside tensors, a NumPy number or two in the optimizer's state.
+    """
+    number_types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8")]
+    scalar: Any = np.core.multiarray.scalar  # type: ignore[attr-defined]
+    torch.serialization.add_safe_globals([scalar, np.dtype, *number_types])
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """The state dict in a file, or the published dict.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    allow_published_files()
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    if isinstance(checkpoint, dict):
+        for key in ("network", "state_dict", "model_state_dict"):
+            checkpoint = checkpoint.get(key, checkpoint)
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds no state dict but {type(checkpoint)}")
+    return checkpoint
+
+
+def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[str, Tensor]:
+    """The state dict that a published checkpoint holds a part of.
+
+    Args:
+        checkpoint: dict with ``model``, a state dict, and ``ema``, whose
+            ``shadow_params`` are in the order of its parameters.
+        weights: ``"raw"``, the last; ``"ema"``, their average over training;
+            ``"ema_schedule"``, with it the average of the learned noise schedule, which
+            the published code does not restore: its figures, and ``"ema"``, are of the
+            initial schedule.
+
+    Raises:
+        ValueError: the dict has another layout.
+    """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
+    try:
+        model = {f"denoiser.{name}": w for name, w in checkpoint["model"].items()}
+        if weights == "raw":
+            return model
+        shadow = list(checkpoint["ema"]["shadow_params"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            "expected the state dict of a UQDM or a published checkpoint (with 'model' "
+            f"and 'ema'), got a dict with {sorted(map(str, checkpoint))[:8]}"
+        ) from error
+    # Averages are in the order of parameters; last, if learned, comes gamma's slope.
+    averages = dict(zip([*model, "noise_schedule.w"], shadow))
+    if not len(model) <= len(shadow) == len(averages):
+        raise ValueError(
+            f"damaged checkpoint: {len(model)} weights but {len(shadow)} averages"
+        )
+    return averages if weights == "ema_schedule" else {k: averages[k] for k in model}
+
+
+def config_of(state_dict: Mapping[str, Tensor]) -> UQDMConfig:
+    """The published model that these weights are of, told by width and depth.
+
+    Raises:
+        ValueError: none.
+    """
+    try:
+        width = len(state_dict["denoiser.conv_in.bias"])
+    except KeyError as error:
+        raise ValueError("not the weights of a UQDM: there is no conv_in") from error
+    blocks = [name for name in state_dict if name.startswith("denoiser.down_blocks.")]
+    depth = len({name.split(".")[2] for name in blocks})
+    for config in PUBLISHED.values():
+        if (config.embedding_dim, config.n_blocks) == (width, depth):
+            return config
+    raise ValueError(
+        f"a UQDM of width {width} and depth {depth} is none of the published models: "
+        "pass its config"
+    )

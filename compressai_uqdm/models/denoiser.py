@@ -1,0 +1,177 @@
+"""The network that predicts the noise in a latent.
+
+It follows Kingma et al., "Variational Diffusion Models" (arXiv 2107.00630): a U-Net
+whose levels all have full resolution. Module names are those of the published weights.
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+
+from .config import UQDMConfig
+
+__all__ = ["Denoiser"]
+
+
+class ResnetBlock(nn.Module):
+    """Two 3x3 convolutions around a residual connection, conditioned on the time."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: UQDMConfig):
+        super().__init__()
+        groups, dropout = config.norm_groups, config.dropout_prob
+        self.net1 = nn.Sequential(
+            nn.GroupNorm(groups, in_channels),
+            nn.SiLU(),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        )
+        self.cond_proj = nn.Linear(4 * config.embedding_dim, out_channels, bias=False)
+        self.net2 = nn.Sequential(
+            nn.GroupNorm(groups, out_channels),
+            nn.SiLU(),
+            *([nn.Dropout(dropout)] if dropout > 0 else []),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        nn.init.zeros_(self.cond_proj.weight)
+        _init_zero(self.net2[-1])
+        if in_channels != out_channels:
+            self.skip_conv = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, h: Tensor, cond: Tensor) -> Tensor:
+        skip = self.skip_conv(h) if hasattr(self, "skip_conv") else h
+        h = self.net1(h) + self.cond_proj(cond)[:, :, None, None]
+        return skip + self.net2(h)
+
+
+class AttentionBlock(nn.Module):
+    """Softmax attention over all positions of the window."""
+
+    def __init__(self, config: UQDMConfig):
+        super().__init__()
+        D = config.embedding_dim
+        self.n_heads = config.n_attention_heads
+        self.layers = nn.Sequential(
+            nn.GroupNorm(config.norm_groups, D),
+            nn.Conv2d(D, 3 * D, 1),
+            nn.Identity(),  # attention itself; holds the published index of the last
+            nn.Conv2d(D, D, 1),
+        )
+        _init_zero(self.layers[-1])
+
+    def forward(self, h: Tensor) -> Tensor:
+        B, D, H, W = h.shape
+        qkv = self.layers[1](self.layers[0](h))
+        # B, 3 D, H, W -> B, positions, 3, heads, D / heads: free in channels-last
+        qkv = qkv.permute(0, 2, 3, 1).reshape(B, H * W, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)  # B, heads, positions, D / heads
+        out = out.transpose(1, 2).reshape(B, H, W, D).permute(0, 3, 1, 2)
+        return h + self.layers[3](out)
+
+
+class Block(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, config: UQDMConfig):
+        super().__init__()
+        self.resnet_block = ResnetBlock(in_channels, out_channels, config)
+        if config.attention_everywhere:
+            self.attention_block = AttentionBlock(config)
+
+    def forward(self, h: Tensor, cond: Tensor) -> Tensor:
+        h = self.resnet_block(h, cond)
+        return self.attention_block(h) if hasattr(self, "attention_block") else h
+
+
+class Denoiser(nn.Module):
+    r"""Predicts the noise in a latent, and the scale of the prior of the next one.
+
+    .. code-block:: none
+
+        z ─► fourier ─► conv_in ─► down_blocks ─► mid ─► up_blocks ─► conv_out ─► eps_hat
+                                    │ n_blocks     ▲      ▲ n_blocks + 1        scale_factor
+                                    └─── skips ────│──────┘
+        gamma ─► sinusoids ─► embed_conditioning ──┴─ into every residual block
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config: UQDMConfig):
+        super().__init__()
+        self.config = config
+        D, C = config.embedding_dim, config.n_channels
+        self.embed_conditioning = nn.Sequential(
+            nn.Linear(D, 4 * D), nn.SiLU(), nn.Linear(4 * D, 4 * D), nn.SiLU()
+        )
+        in_channels = C * 5 if config.use_fourier_features else C
+        self.conv_in = nn.Conv2d(in_channels, D, 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            Block(D, D, config) for _ in range(config.n_blocks)
+        )
+        self.mid_resnet_block_1 = ResnetBlock(D, D, config)
+        self.mid_attn_block = AttentionBlock(config)
+        self.mid_resnet_block_2 = ResnetBlock(D, D, config)
+        self.up_blocks = nn.ModuleList(
+            Block(2 * D, D, config) for _ in range(config.n_blocks + 1)
+        )
+        self.conv_out = nn.Sequential(
+            nn.GroupNorm(config.norm_groups, D),
+            nn.SiLU(),
+            nn.Conv2d(D, 2 * C if config.learned_prior_scale else C, 3, padding=1),
+        )
+        _init_zero(self.conv_out[-1])
+
+    def forward(self, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the noise in ``z``.
+
+        Args:
+            z: latents, ``[B, C, H, W]``.
+            gamma: negative log signal-to-noise ratio of ``z``, ``[]`` or ``[B]``.
+
+        Returns:
+            ``eps_hat`` and ``scale_factor``, each ``[B, C, H, W]``; the second is
+            positive, and 1 where the scale is not learned.
+        """
+        cond = self.embed_conditioning(self._embed_time(gamma).type_as(z))
+        h = torch.cat([z, _fourier(z)], 1) if self.config.use_fourier_features else z
+        h = self.conv_in(h.contiguous(memory_format=torch.channels_last))
+
+        skips = []
+        for block in self.down_blocks:
+            skips.append(h)
+            h = block(h, cond)
+        skips.append(h)
+        h = self.mid_resnet_block_1(h, cond)
+        h = self.mid_attn_block(h)
+        h = self.mid_resnet_block_2(h, cond)
+        for block in self.up_blocks:
+            h = block(torch.cat([h, skips.pop()], 1), cond)
+        h = self.conv_out(h)
+
+        if not self.config.learned_prior_scale:
+            return h + z, torch.ones_like(z)
+        eps, rest = h.chunk(2, 1)
+        return eps + z, F.softplus(rest + math.log(math.e - 1))
+
+    def _embed_time(self, gamma: Tensor) -> Tensor:
+        # sines, then cosines, of 1000 t at D / 2 timescales: [1 or B, D]; the published
+        # weights were trained with timescales in single precision
+        low, high = self.config.gamma_min, self.config.gamma_max
+        t = (gamma.double().reshape(-1, 1) - low) / (high - low)
+        n = self.config.embedding_dim // 2
+        exponents = torch.linspace(0, 4, n, dtype=torch.float64, device=gamma.device)
+        angles = 1000 * t * (10**-exponents).float()
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _fourier(z: Tensor) -> Tensor:
+    # sines and cosines of z at 2 pi 2^n, n = 5, 6: [B, 4 C, H, W]
+    angles = torch.cat([2 * math.pi * 2**n * z for n in (5, 6)], 1)
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _init_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

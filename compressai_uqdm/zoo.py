@@ -1,0 +1,127 @@
+"""Our models in CompressAI's zoo, and where their weights come from."""
+
+import functools
+import hashlib
+import os
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import huggingface_hub
+
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from .models import UQDM
+from .models.checkpoint import allow_published_files
+from .models.config import PUBLISHED
+
+__all__ = ["find_weights", "load_model", "register"]
+
+HUB_REPOSITORY = "justuswill/UQDM"
+LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
+FILES = ("config.json", "checkpoint.pt")
+
+# SHA-256 of the published weights, where we had the file to take it of.
+DIGESTS = {
+    "uqdm-tiny": "52644fcb40135471a2d2b526ea67ccb888425b472e8f889117fbee0ede428637",
+}
+
+
+def load_model(
+    name: str,
+    quality: int,
+    metric: str = "mse",
+    pretrained: bool = False,
+    progress: bool = True,
+    **kwargs: Any,
+) -> UQDM:
+    """A model of the zoo.
+
+    Args:
+        name: ``"uqdm-tiny"``, ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``.
+        quality: number of stages to code, 1 (coarsest) to 5 (lossless).
+        metric: ``"mse"``; there are no weights for another.
+        pretrained: whether to load the published weights (their average over training).
+        progress: show the progress of a download.
+        kwargs: further arguments of :class:`UQDM`.
+
+    Raises:
+        ValueError: quality or metric is none of these.
+        FileNotFoundError: the weights were not found.
+    """
+    if metric != "mse":
+        raise ValueError(f'metric must be "mse", got {metric!r}')
+    if not pretrained:
+        return UQDM(PUBLISHED[name], quality=quality, **kwargs)
+    return UQDM.from_checkpoint(find_weights(name, progress), quality=quality, **kwargs)
+
+
+def find_weights(name: str, progress: bool = True) -> Path:
+    """The folder with ``config.json`` and ``checkpoint.pt`` of a published model.
+
+    It is looked for in the folder that ``COMPRESSAI_UQDM_ZOO`` names, then in the
+    Hub's cache, then on the Hub.
+
+    Raises:
+        FileNotFoundError: it is in none of them.
+        ValueError: the weights are not those that were published.
+    """
+    looked = []
+    local = os.environ.get(LOCAL_ZOO)
+    if local:
+        folder = Path(local) / name
+        if all((folder / file).is_file() for file in FILES):
+            return folder
+        looked.append(f"{folder} ({' and '.join(FILES)})")
+
+    shown = not are_progress_bars_disabled()
+    if not progress:
+        disable_progress_bars()
+    try:
+        paths = [
+            Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, f"checkpoints/{name}/{f}"))
+            for f in FILES
+        ]
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        looked.append(f"the Hub's {HUB_REPOSITORY}, checkpoints/{name} ({error})")
+        raise FileNotFoundError(
+            f"no weights for {name}; looked in {', then in '.join(looked)}. Connect to "
+            f"the network, or set {LOCAL_ZOO} to a folder that holds "
+            f"{name}/{FILES[0]} and {name}/{FILES[1]}"
+        ) from error
+    finally:
+        if shown:
+            enable_progress_bars()
+    _check_digest(name, paths[1])
+    return paths[1].parent
+
+
+def _check_digest(name: str, path: Path) -> None:
+    expected = DIGESTS.get(name)
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the published checkpoint of {name}: its SHA-256 is {found}, "
+            f"not {expected}. Delete it to download it again"
+        )
+
+
+def register(compressai_zoo: ModuleType) -> None:
+    """Append our models to CompressAI's, so that the ids of its own stay."""
+    allow_published_files()
+    for name in PUBLISHED:
+        entry: Callable[..., UQDM] = functools.partial(load_model, name)
+        functools.update_wrapper(entry, load_model)
+        compressai_zoo.image_models[name] = entry
+        compressai_zoo.models[name] = entry
+        compressai_zoo.image.model_architectures[name] = UQDM

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="compressai-uqdm",
+    version="0.1.0",
+    description=(
+        "UQDM, progressive and lossless image compression with a universally quantized "
+        "diffusion model, as a CompressAI plugin"
+    ),
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause-Clear",
+    packages=find_packages(include=["compressai_uqdm", "compressai_uqdm.*"]),
+    package_data={"compressai_uqdm": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "compressai>=1.2.8",
+        "constriction>=0.4.1",
+        "huggingface_hub>=0.25",
+        "numpy",
+        "safetensors",
+        "torch>=2.5",
+        "tqdm",
+        "wrapt",
+    ],
+    extras_require={
+        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools"],
+    },
+    entry_points={
+        # PyTorch calls it on import; it lets CompressAI's tools find our models.
+        "torch.backends": ["compressai_uqdm = compressai_uqdm.plugin:autoload"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)
