@@ -78,7 +78,7 @@ class PixelConditional(EntropyModel):
 
     def _normalize(self, positions: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
         """The levels v that count, and minus the logarithm of the softmax's sum."""
-        R = _half_width(float(kappa), _NEGLIGIBLE)
+        R = _half_width(float(kappa.detach()), _NEGLIGIBLE)
         v = torch.arange(LEVELS, device=positions.device).to(positions.dtype)
         if 2 * R + 1 < LEVELS:
             nearest = positions.detach().round().clamp(0, LEVELS - 1)

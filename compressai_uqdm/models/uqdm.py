@@ -204,7 +204,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         if self.training:
             n_coded = self.n_stages
             z = steps[0].alpha_t * x + steps[0].sigma_t * torch.randn_like(x)
-            likelihoods["z_1"] = torch.exp(-prior_kl(x, steps[0].gamma_t)).type_as(x)
+            likelihoods["prior"] = torch.exp(-prior_kl(x, steps[0].gamma_t)).type_as(x)
         else:
             n_coded = self.quality
             z = prior_sample(seed, x.shape[1:]).to(x).expand_as(x)
@@ -217,7 +217,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             if i == n_coded:
                 break
             u = None if self.training else dither(seed, i, x.shape[1:]).to(x.device)
-            y, likelihoods[f"z_{i + 1}"] = self.priors[i](
+            y, likelihoods[f"stage_{i + 1}"] = self.priors[i](
                 step.mean(z, x) / step.delta, p.scales, p.means, u
             )
             z = step.delta * y
