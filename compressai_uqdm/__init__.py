@@ -13,16 +13,18 @@ from . import plugin
 if TYPE_CHECKING:
     from .entropy_models import DamagedStringError as DamagedStringError
     from .models import UQDM as UQDM
+    from .models import ContextUQDM as ContextUQDM
     from .models import UQDMConfig as UQDMConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ContextUQDM": ".models",
     "DamagedStringError": ".entropy_models",
     "UQDM": ".models",
     "UQDMConfig": ".models",
 }
-__all__ = ["DamagedStringError", "UQDM", "UQDMConfig", "__version__"]
+__all__ = ["ContextUQDM", "DamagedStringError", "UQDM", "UQDMConfig", "__version__"]
 
 plugin.autoload()
 

@@ -18,7 +18,7 @@ from huggingface_hub.utils import (
     enable_progress_bars,
 )
 
-from .models import UQDM
+from .models import UQDM, ContextUQDM
 from .models.checkpoint import allow_published_files
 from .models.config import PUBLISHED
 
@@ -27,6 +27,12 @@ __all__ = ["find_weights", "load_model", "register"]
 HUB_REPOSITORY = "justuswill/UQDM"
 LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
 FILES = ("config.json", "checkpoint.pt")
+
+CONTEXT = "-ctx"
+ARCHITECTURES: dict[str, type[UQDM]] = {
+    **{name: UQDM for name in PUBLISHED},
+    **{name + CONTEXT: ContextUQDM for name in PUBLISHED},
+}
 
 # SHA-256 of the published weights, where we had the file to take it of.
 DIGESTS = {
@@ -45,7 +51,8 @@ def load_model(
     """A model of the zoo.
 
     Args:
-        name: ``"uqdm-tiny"``, ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``.
+        name: ``"uqdm-tiny"``, ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, or
+            one of these with ``"-ctx"``, the same weights with the context prior.
         quality: number of stages to code, 1 (coarsest) to 5 (lossless).
         metric: ``"mse"``; there are no weights for another.
         pretrained: whether to load the published weights (their average over training).
@@ -58,9 +65,11 @@ def load_model(
     """
     if metric != "mse":
         raise ValueError(f'metric must be "mse", got {metric!r}')
+    published, cls = name.removesuffix(CONTEXT), ARCHITECTURES[name]
     if not pretrained:
-        return UQDM(PUBLISHED[name], quality=quality, **kwargs)
-    return UQDM.from_checkpoint(find_weights(name, progress), quality=quality, **kwargs)
+        return cls(PUBLISHED[published], quality=quality, **kwargs)
+    folder = find_weights(published, progress)
+    return cls.from_checkpoint(folder, quality=quality, **kwargs)
 
 
 def find_weights(name: str, progress: bool = True) -> Path:
@@ -119,9 +128,9 @@ def _check_digest(name: str, path: Path) -> None:
 def register(compressai_zoo: ModuleType) -> None:
     """Append our models to CompressAI's, so that the ids of its own stay."""
     allow_published_files()
-    for name in PUBLISHED:
+    for name, cls in ARCHITECTURES.items():
         entry: Callable[..., UQDM] = functools.partial(load_model, name)
         functools.update_wrapper(entry, load_model)
         compressai_zoo.image_models[name] = entry
         compressai_zoo.models[name] = entry
-        compressai_zoo.image.model_architectures[name] = UQDM
+        compressai_zoo.image.model_architectures[name] = cls

@@ -88,8 +88,7 @@ class UniformNoiseConditional(EntropyModel):
         if dither is None:
             outputs = self.quantize(inputs, "noise")
         else:
-            Z = self._universal_quantize(inputs, self.locate(means, dither), dither)
-            outputs = self.dequantize(Z, dither, inputs.dtype)
+            outputs = self.quantize_universally(inputs, means, dither)
         if self.training:
             self._log_scales = scales.detach().float().log().flatten()
         return outputs, self.likelihood(outputs, scales, means)
@@ -178,6 +177,11 @@ class UniformNoiseConditional(EntropyModel):
         """The values, in units of the noise's width, at lattice points Z."""
         _, f = split_dither(dither.to(Z.device))
         return ((Z - f.to(dtype)) / N).to(dtype)
+
+    def quantize_universally(self, inputs: Tensor, means: Tensor, dither: Tensor) -> Tensor:
+        """The values with their noise, as :meth:`decode` will find them."""
+        Z = self._universal_quantize(inputs, self.locate(means, dither), dither)
+        return self.dequantize(Z, dither, inputs.dtype)
 
     @staticmethod
     def _universal_quantize(inputs: Tensor, M: Tensor, dither: Tensor) -> Tensor:
@@ -269,11 +273,15 @@ class UniformNoiseConditional(EntropyModel):
         """
         Z = self._universal_quantize(inputs, M, dither)
         residual = (Z - M).cpu().numpy()  # k N - j
-        j, i = split_dither(dither)[0].cpu().numpy(), indexes.cpu().numpy()
+        j = split_dither(dither)[0].cpu().numpy()
+        correction = self._correction(indexes.cpu().numpy())
         for g in range(len(GROUPS)):
-            j_g = group(j, g).reshape(-1)
-            k = (group(residual, g).reshape(-1) + j_g) // N
-            self._encode_symbols(encoder, k, group(i, g).reshape(-1), j_g)
+            r, j_g = group(residual, g), group(j, g)
+            d, i = correction.prior(g)
+            k_d, j_d = _moved(j_g, d)
+            k = (r + j_g) // N - k_d
+            self._encode_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
+            correction.reveal(g, r)
         return Z
 
     def decode(
@@ -281,12 +289,19 @@ class UniformNoiseConditional(EntropyModel):
     ) -> Tensor:
         """Inverse of :meth:`encode`: Z, int32, on the device of ``M``."""
         residual = np.zeros(tuple(M.shape), np.int32)
-        j, i = split_dither(dither)[0].cpu().numpy(), indexes.cpu().numpy()
+        j = split_dither(dither)[0].cpu().numpy()
+        correction = self._correction(indexes.cpu().numpy())
         for g in range(len(GROUPS)):
-            j_g = group(j, g)
-            k = self._decode_symbols(decoder, group(i, g).reshape(-1), j_g.reshape(-1))
-            group(residual, g)[...] = k.reshape(j_g.shape) * N - j_g
+            r, j_g = group(residual, g), group(j, g)
+            d, i = correction.prior(g)
+            k_d, j_d = _moved(j_g, d)
+            k = self._decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
+            r[...] = (k.reshape(r.shape) + k_d) * N - j_g
+            correction.reveal(g, r)
         return torch.from_numpy(residual).to(M.device) + M
+
+    def _correction(self, indexes: np.ndarray) -> "Correction":
+        return Correction(indexes)
 
     def _runs(self, indexes: np.ndarray):  # type: ignore[no-untyped-def]
         """Coding order inside a group, in runs of one table width.
@@ -330,6 +345,34 @@ class UniformNoiseConditional(EntropyModel):
     def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
         load_tables(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Correction:
+    """How the prior of a group follows from the groups before it: here, not at all.
+
+    Args:
+        indexes: entries of the scale table that the network gives, ``[3, H, W]``.
+    """
+
+    def __init__(self, indexes: np.ndarray):
+        self.indexes = indexes
+
+    def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lattice points d to move the location by, and entries of the scale table."""
+        indexes = group(self.indexes, g)
+        return np.zeros(indexes.shape, np.int32), indexes
+
+    def reveal(self, g: int, residual: np.ndarray) -> None:
+        """Take note of the residuals k N - j of a group."""
+
+
+def _moved(j: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What symbols and the dither become where the location moves by d.
+
+    P(k | j, d) is the entry of table (j + d) mod N at k - (j + d) div N.
+    """
+    moved = j.astype(np.int32) + d + N // 2
+    return moved // N, moved % N - N // 2
 
 
 def load_tables(module: EntropyModel, state_dict: dict[str, Tensor], prefix: str) -> None:

@@ -1,4 +1,4 @@
 from .config import UQDMConfig
-from .uqdm import UQDM
+from .uqdm import UQDM, ContextUQDM
 
-__all__ = ["UQDM", "UQDMConfig"]
+__all__ = ["ContextUQDM", "UQDM", "UQDMConfig"]

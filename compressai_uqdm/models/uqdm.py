@@ -16,8 +16,13 @@ from compressai.registry import register_model
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
-from ..entropy_models import PixelConditional, UniformNoiseConditional
+from ..entropy_models import (
+    ContextConditional,
+    PixelConditional,
+    UniformNoiseConditional,
+)
 from ..entropy_models.coder import StreamDecoder, StreamEncoder, check_strings
+from ..entropy_models.context import load_contexts
 from ..entropy_models.dither import (
     FRACTION_BITS,
     LATTICE,
@@ -39,7 +44,7 @@ from .diffusion import (
 )
 from .windows import WINDOW, run_in_windows
 
-__all__ = ["UQDM"]
+__all__ = ["UQDM", "ContextUQDM"]
 
 Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
@@ -123,6 +128,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
     """
 
     config_bytes: Tensor
+    latent_conditional: type[UniformNoiseConditional] = UniformNoiseConditional
 
     def __init__(
         self,
@@ -136,7 +142,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         self.noise_schedule = NoiseSchedule(config)
         self.denoiser = Denoiser(config)
         self.latent_conditionals = nn.ModuleList(
-            UniformNoiseConditional(config.prior_type) for _ in range(config.n_timesteps)
+            self.latent_conditional(config.prior_type) for _ in range(config.n_timesteps)
         )
         self.pixel_conditional = PixelConditional()
         self.quality = self.n_stages if quality is None else quality
@@ -167,16 +173,20 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             )
         self._quality = int(quality)
 
-    def predict(self, z_t: Tensor, step: Step) -> Prediction:
-        """Run the network on z_t, ``[B, 3, H, W]``, window by window."""
+    def run_network(self, z_t: Tensor, gamma_t: Tensor) -> list[Tensor]:
+        """``eps_hat`` and ``scale_factor`` at z_t, ``[B, 3, H, W]``, by windows."""
         weight = self.denoiser.conv_in.weight
 
         def network(z: Tensor) -> list[Tensor]:
-            outputs = self.denoiser(z.to(weight.dtype), step.gamma_t)
+            outputs = self.denoiser(z.to(weight.dtype), gamma_t)
             return [output.to(z.dtype) for output in outputs]
 
         batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
-        eps_hat, scale_factor = run_in_windows(network, z_t, self.overlap, batch)
+        return run_in_windows(network, z_t, self.overlap, batch)
+
+    def predict(self, z_t: Tensor, step: Step) -> Prediction:
+        """What the network says at z_t, ``[B, 3, H, W]``."""
+        eps_hat, scale_factor = self.run_network(z_t, step.gamma_t)
         x_hat = step.denoise(z_t, eps_hat)
         means = step.mean(z_t, x_hat) / step.delta
         scales = step.prior_scale(scale_factor) / step.delta
@@ -254,7 +264,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         """The segments of one image, ``[1, 3, H, W]``."""
         encoder = StreamEncoder()
         x = levels_to_x(levels, self._dtype)
-        latent = self._first_latent(levels.shape[1:], seed)
+        latent = self.first_latent(levels.shape[1:], seed)
         for prior in self.priors[: self.quality]:
             step, p = latent.step, latent.prediction
             y = step.mean(latent.z, x) / step.delta
@@ -323,7 +333,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
     ) -> Iterator[Latent]:
         """The latents of one image, ``[1, 3, H, W]``, after each of its stages."""
         decoder = StreamDecoder(strings)
-        latent = self._first_latent(shape, seed)
+        latent = self.first_latent(shape, seed)
         for prior, _ in zip(self.priors, strings):
             p = latent.prediction
             u = dither(seed, latent.stage, tuple(shape))
@@ -371,7 +381,8 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             g = torch.special.ndtri(u)
         return p.means + p.scales * g + noise - 0.5
 
-    def _first_latent(self, shape: Sequence[int], seed: int) -> Latent:
+    def first_latent(self, shape: Sequence[int], seed: int) -> Latent:
+        """z_1 of one image of shape (3, H, W), of which nothing is known yet."""
         weight = self.denoiser.conv_in.weight
         z_1 = prior_sample(seed, tuple(shape)).to(weight.device, self._dtype)
         return Latent(self, z_1[None])
@@ -493,3 +504,47 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         net = cls.from_state_dict(read_checkpoint(path), weights, **kwargs)
         net.update()
         return net.eval()
+
+
+CONTEXTS = Path(__file__).parent.parent / "contexts/uqdm-tiny.npz"
+"""Context networks fitted to the published ``uqdm-tiny``, four stages."""
+
+
+@register_model("uqdm-ctx")
+class ContextUQDM(UQDM):
+    r"""A UQDM that codes the same latents with fewer bits.
+
+    .. code-block:: none
+
+                ┌──────────┐  x_hat, scale   ┌────┐      ┌────┐
+        stage   │ denoiser ├────────────────►│ CP ├─────►│ UC │
+          s     └──────────┘                 └─▲──┘      └─┬──┘
+                                               └───────────┘
+                                        groups decoded of the stage
+
+        UC = uniform-noise conditional, by universal quantization
+        CP = context prior, in integers, over 12 groups: the phases of a 2x2 lattice in
+             each colour channel
+
+    Args:
+        config: as of :class:`UQDM`.
+        quality: as of :class:`UQDM`.
+        overlap: as of :class:`UQDM`.
+        contexts: file with the context networks of all stages, as
+            ``python -m compressai_uqdm.train_context`` writes it; by default those of
+            ``uqdm-tiny``, for models of four steps, and none for others.
+    """
+
+    latent_conditional = ContextConditional
+
+    def __init__(
+        self,
+        config: UQDMConfig = UQDMConfig(),
+        quality: int | None = None,
+        overlap: int = 16,
+        contexts: Path | None = None,
+    ):
+        super().__init__(config, quality, overlap)
+        if contexts is not None or self.config.n_timesteps == 4:
+            networks = [cast(ContextConditional, p).context for p in self.priors]
+            load_contexts(contexts or CONTEXTS, networks)

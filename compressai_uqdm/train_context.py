@@ -1,0 +1,252 @@
+"""Fit the context prior of a UQDM whose weights stay as they are.
+
+    python -m compressai_uqdm.train_context uqdm-tiny photographs/ context.npz
+
+The UQDM codes crops of the photographs, at several scales, once; the context networks
+of its stages are then fitted to the residuals, in floats, and rounded to the integers
+that the codec computes with.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from .entropy_models.context import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    INPUT_BITS,
+    INPUT_MAX,
+    LOG_SCALE_MAX,
+    SHIFT_MAX,
+    WEIGHT_BITS,
+    ContextPrior,
+    save_contexts,
+    shapes,
+)
+from .entropy_models.dither import LATTICE, dither
+from .entropy_models.groups import GROUPS
+from .models import UQDM
+from .models.diffusion import image_to_levels, levels_to_x
+from .zoo import load_model
+
+CROP = 64
+
+
+class StageData(NamedTuple):
+    """What one stage of all crops looks like to its context."""
+
+    residuals: Tensor  # k N - j, int16, [n, 3, 64, 64]
+    scales: Tensor  # standard deviations of the prior, [n, 3, 64, 64]
+
+
+class FloatContext(nn.Module):
+    """The context network in floats: :class:`.ContextPrior` before rounding."""
+
+    conv: nn.Parameter
+    conv_bias: nn.Parameter
+    mix: nn.Parameter
+    mix_bias: nn.Parameter
+    head: nn.Parameter
+    head_bias: nn.Parameter
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, shape in shapes().items():
+            parameter = nn.Parameter(torch.zeros(shape))
+            if name in ("conv", "mix"):
+                nn.init.normal_(parameter, std=math.sqrt(1 / math.prod(shape[2:])))
+            setattr(self, name, parameter)
+        with torch.no_grad():
+            self.conv[:, -1] = 0  # the linear path starts at nothing
+
+    def forward(self, residuals: Tensor, scales: Tensor) -> Tensor:
+        """Bits of all values, ``[12]``, summed by group, each seeing those before it."""
+        r = residuals.float() / LATTICE
+        deviation = (scales * scales + 1 / 12).sqrt()
+        limit = INPUT_MAX / (1 << INPUT_BITS)
+        normalized = (r / deviation).clamp(-limit, limit)
+        log_scales = scales.log2().clamp(-limit, limit)
+        known = torch.zeros_like(normalized)
+        bits = []
+        for g, (channel, (row, column)) in enumerate(GROUPS):
+            inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
+            sums = F.conv2d(
+                inputs[:, :, row:, column:], self.conv[g], self.conv_bias[g], stride=2
+            )
+            linear, largest = sums[:, -1], HIDDEN_MAX / (1 << HIDDEN_BITS)
+            h = sums[:, :-1].clamp(0, largest)
+            h = (
+                torch.einsum("oi,bihw->bohw", self.mix[g], h)
+                + self.mix_bias[g][:, None, None]
+            )
+            h = h.clamp(0, largest)
+            shift, change = (
+                torch.einsum("i,bihw->bhw", self.head[g, o], h) + self.head_bias[g, o]
+                for o in (0, 1)
+            )
+            where = (slice(None), channel, slice(row, None, 2), slice(column, None, 2))
+            d = ((shift + linear) * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
+            s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
+            bits.append(logistic_bits(r[where] - d, s).sum())
+            known = known.clone()
+            known[where] = normalized[where]
+        return torch.stack(bits)
+
+    def to_integers(self) -> ContextPrior:
+        """The network that the codec uses."""
+        bits = {"conv_bias": INPUT_BITS + WEIGHT_BITS}
+        bits |= {name: HIDDEN_BITS + WEIGHT_BITS for name in ("mix_bias", "head_bias")}
+        context = ContextPrior()
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                fixed = (parameter * 2 ** bits.get(name, WEIGHT_BITS)).round()
+                getattr(context, name).copy_(fixed)
+        context.check()
+        return context
+
+
+def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:
+    """Bits of a value at v from the prior's location, under noise of width 1."""
+    s = scale * (math.sqrt(3) / math.pi)
+    log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
+    return -(log_p + torch.log(-torch.expm1(-1 / s))) / math.log(2)
+
+
+def read_crops(photographs: list[Path], count: int, scales: list[int], seed: int) -> Tensor:
+    """Crops of photographs, box-averaged by whole factors: uint8, ``[n, 3, 64, 64]``.
+
+    The photographs are shrunk by each factor in turn; every crop comes from one drawn
+    with a probability proportional to its number of pixels.
+    """
+    rng = random.Random(seed)
+    images = []
+    for path in photographs:
+        image = np.asarray(Image.open(path).convert("RGB"), np.float32)
+        for scale in scales:
+            h, w = (side // scale for side in image.shape[:2])
+            if min(h, w) >= CROP:
+                boxes = image[: h * scale, : w * scale].reshape(h, scale, w, scale, 3)
+                images.append(np.rint(boxes.mean((1, 3))).astype(np.uint8))
+    if not images:
+        raise ValueError(f"no photograph has {CROP} x {CROP} pixels")
+    # a square root, or the unshrunk ones would be nearly all there is
+    weights = [math.sqrt(image.shape[0] * image.shape[1]) for image in images]
+    crops = []
+    for image in rng.choices(images, weights, k=count):
+        y = rng.randrange(image.shape[0] - CROP + 1)
+        x = rng.randrange(image.shape[1] - CROP + 1)
+        crop = image[y : y + CROP, x : x + CROP]
+        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def collect(net: UQDM, crops: Tensor) -> list[StageData]:
+    """Code the crops, each with a dither of its own, and keep what contexts see."""
+    stages: list[list[tuple[Tensor, Tensor]]] = [[] for _ in net.priors]
+    for seed, crop in enumerate(tqdm(crops.split(1), "coding crops")):
+        x = levels_to_x(image_to_levels(crop / 255))
+        latent = net.first_latent(crop.shape[1:], seed)
+        for stage, prior in zip(stages, net.priors):
+            step, p = latent.step, latent.prediction
+            u = dither(seed, latent.stage, tuple(crop.shape[1:]))
+            y = prior.quantize_universally(step.mean(latent.z, x) / step.delta, p.means, u)
+            residual = ((y - p.means) * LATTICE).round().to(torch.int16)
+            index = prior.build_indexes(p.scales).long()
+            stage.append((residual, prior.scale_table[index]))
+            latent = latent.next(y)
+    return [StageData(*(torch.cat(t) for t in zip(*stage))) for stage in stages]
+
+
+def fit(
+    data: StageData, steps: int, batch: int, rate: float, seed: int, name: str
+) -> tuple[FloatContext, list[float]]:
+    """Fit the context of one stage; also its bits per pixel every fifty steps."""
+    torch.manual_seed(seed)
+    context = FloatContext()
+    optimizer = torch.optim.Adam(context.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    log, recent = [], []
+    order = torch.randperm(len(data.residuals))
+    for step in (bar := tqdm(range(steps), name)):
+        if (step + 1) * batch % len(order) < batch:
+            order = torch.randperm(len(data.residuals))
+        at = torch.arange(step * batch, (step + 1) * batch) % len(order)
+        chosen = order[at]
+        bits = context(data.residuals[chosen], data.scales[chosen]).sum()
+        bpp = bits / (batch * CROP * CROP)
+        optimizer.zero_grad()
+        bpp.backward()
+        optimizer.step()
+        schedule.step()
+        recent.append(bpp.item())
+        if len(recent) == 50:
+            log.append(float(np.mean(recent)))
+            bar.set_postfix(bpp=f"{log[-1]:.4f}")
+            recent = []
+    return context, log
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m compressai_uqdm.train_context",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    parser.add_argument("model", help="model of the zoo, or a checkpoint's path")
+    parser.add_argument("photographs", type=Path, help="folder of photographs")
+    parser.add_argument("output", type=Path, help="file to write, .npz")
+    parser.add_argument("--crops", type=int, default=320)
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=1000, help="for each stage")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    args = parse_args(argv)
+    path = Path(args.model)
+    net = (
+        UQDM.from_checkpoint(path)
+        if path.exists()
+        else load_model(args.model, quality=1, pretrained=True)
+    )
+    suffixes = (".png", ".jpg", ".jpeg")
+    files = sorted(f for f in args.photographs.glob("*") if f.suffix.lower() in suffixes)
+    if not files:
+        raise SystemExit(f"no PNG or JPEG files in {args.photographs}")
+    crops = read_crops(files, args.crops, args.scales, args.seed)
+    contexts, log = [], dict[str, dict[str, Any]]()
+    log["arguments"] = {k: str(v) for k, v in vars(args).items()}
+    for i, data in enumerate(collect(net, crops)):
+        stage = f"stage {i + 1}"
+        before = (
+            logistic_bits(data.residuals / LATTICE, data.scales).sum() / crops[:, 0].numel()
+        )
+        context, bpp = fit(
+            data, args.steps, args.batch_size, args.learning_rate, args.seed, stage
+        )
+        contexts.append(context.to_integers())
+        log[stage] = {"without": before.item(), "training": bpp}
+        print(f"{stage}: {before:.4f} -> {bpp[-1]:.4f} bits per pixel", flush=True)
+    save_contexts(args.output, contexts)
+    args.output.with_suffix(".json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
