@@ -28,7 +28,18 @@ setup(
         "wrapt",
     ],
     extras_require={
-        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools"],
+        "test": [
+            "hypothesis",
+            "matplotlib",
+            "mypy",
+            "pybind11",  # to fetch CompressAI's examples
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "setuptools",
+            "wheel",
+        ],
     },
     entry_points={
         # PyTorch calls it on import; it lets CompressAI's tools find our models.

@@ -5,6 +5,7 @@ imported, and an error there would break that import. So this file imports next 
 nothing, and only asks to be called back once ``compressai.zoo`` has been imported.
 """
 
+import importlib
 import warnings
 
 from types import ModuleType
@@ -24,9 +25,7 @@ def autoload() -> None:
 
 def _register(compressai_zoo: ModuleType) -> None:
     try:
-        from . import zoo
-
-        zoo.register(compressai_zoo)
+        importlib.import_module(".zoo", __package__)
     except Exception as error:
         _warn(error)
 

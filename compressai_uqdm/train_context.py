@@ -34,6 +34,7 @@ from .entropy_models.context import (
     SHIFT_MAX,
     WEIGHT_BITS,
     ContextPrior,
+    load_contexts,
     save_contexts,
     shapes,
 )
@@ -44,6 +45,17 @@ from .models.diffusion import image_to_levels, levels_to_x
 from .zoo import load_model
 
 CROP = 64
+
+
+# What 1 is in the fixed-point numbers of each parameter.
+FIXED_POINT = {
+    "conv": 2**WEIGHT_BITS,
+    "conv_bias": 2 ** (INPUT_BITS + WEIGHT_BITS),
+    "mix": 2**WEIGHT_BITS,
+    "mix_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
+    "head": 2**WEIGHT_BITS,
+    "head_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
+}
 
 
 class StageData(NamedTuple):
@@ -78,9 +90,9 @@ class FloatContext(nn.Module):
         r = residuals.float() / LATTICE
         deviation = (scales * scales + 1 / 12).sqrt()
         limit = INPUT_MAX / (1 << INPUT_BITS)
-        normalized = (r / deviation).clamp(-limit, limit)
+        revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
         log_scales = scales.log2().clamp(-limit, limit)
-        known = torch.zeros_like(normalized)
+        known = torch.zeros_like(revealed)
         bits = []
         for g, (channel, (row, column)) in enumerate(GROUPS):
             inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
@@ -103,20 +115,25 @@ class FloatContext(nn.Module):
             s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
             bits.append(logistic_bits(r[where] - d, s).sum())
             known = known.clone()
-            known[where] = normalized[where]
+            for c in (channel, channel + 3):
+                at = (slice(None), c, *where[2:])
+                known[at] = revealed[at]
         return torch.stack(bits)
 
+    @torch.no_grad()
     def to_integers(self) -> ContextPrior:
         """The network that the codec uses."""
-        bits = {"conv_bias": INPUT_BITS + WEIGHT_BITS}
-        bits |= {name: HIDDEN_BITS + WEIGHT_BITS for name in ("mix_bias", "head_bias")}
         context = ContextPrior()
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                fixed = (parameter * 2 ** bits.get(name, WEIGHT_BITS)).round()
-                getattr(context, name).copy_(fixed)
+        for name, parameter in self.named_parameters():
+            getattr(context, name).copy_((parameter * FIXED_POINT[name]).round())
         context.check()
         return context
+
+    @torch.no_grad()
+    def from_integers(self, context: ContextPrior) -> None:
+        """Inverse of :meth:`to_integers`, to go on from."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(getattr(context, name) / FIXED_POINT[name])
 
 
 def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:
@@ -129,28 +146,33 @@ def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:
 def read_crops(photographs: list[Path], count: int, scales: list[int], seed: int) -> Tensor:
     """Crops of photographs, box-averaged by whole factors: uint8, ``[n, 3, 64, 64]``.
 
-    The photographs are shrunk by each factor in turn; every crop comes from one drawn
-    with a probability proportional to its number of pixels.
+    All factors are equally frequent. Half of the crops get another brightness, contrast
+    and white point, since few photographs show few of them.
     """
     rng = random.Random(seed)
-    images = []
+    images: dict[int, list[np.ndarray]] = {}
     for path in photographs:
         image = np.asarray(Image.open(path).convert("RGB"), np.float32)
         for scale in scales:
             h, w = (side // scale for side in image.shape[:2])
             if min(h, w) >= CROP:
                 boxes = image[: h * scale, : w * scale].reshape(h, scale, w, scale, 3)
-                images.append(np.rint(boxes.mean((1, 3))).astype(np.uint8))
+                images.setdefault(scale, []).append(boxes.mean((1, 3)))
     if not images:
         raise ValueError(f"no photograph has {CROP} x {CROP} pixels")
-    # a square root, or the unshrunk ones would be nearly all there is
-    weights = [math.sqrt(image.shape[0] * image.shape[1]) for image in images]
     crops = []
-    for image in rng.choices(images, weights, k=count):
+    for _ in range(count):
+        image = rng.choice(images[rng.choice(list(images))])
         y = rng.randrange(image.shape[0] - CROP + 1)
         x = rng.randrange(image.shape[1] - CROP + 1)
         crop = image[y : y + CROP, x : x + CROP]
-        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        if rng.random() < 0.5:
+            contrast, brightness = rng.uniform(0.6, 1.2), rng.uniform(20, 235)
+            white = np.array([rng.uniform(0.85, 1.15) for _ in range(3)])
+            crop = ((crop - crop.mean()) * contrast + brightness) * white
+        crops.append(np.rint(crop).clip(0, 255).astype(np.uint8))
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -173,11 +195,9 @@ def collect(net: UQDM, crops: Tensor) -> list[StageData]:
 
 
 def fit(
-    data: StageData, steps: int, batch: int, rate: float, seed: int, name: str
-) -> tuple[FloatContext, list[float]]:
-    """Fit the context of one stage; also its bits per pixel every fifty steps."""
-    torch.manual_seed(seed)
-    context = FloatContext()
+    context: FloatContext, data: StageData, steps: int, batch: int, rate: float, name: str
+) -> list[float]:
+    """Fit the context of one stage; its bits per pixel, a mean of every fifty steps."""
     optimizer = torch.optim.Adam(context.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     log, recent = [], []
@@ -194,11 +214,11 @@ def fit(
         optimizer.step()
         schedule.step()
         recent.append(bpp.item())
-        if len(recent) == 50:
+        if len(recent) == 50 or step + 1 == steps:
             log.append(float(np.mean(recent)))
             bar.set_postfix(bpp=f"{log[-1]:.4f}")
             recent = []
-    return context, log
+    return log
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -209,11 +229,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("model", help="model of the zoo, or a checkpoint's path")
     parser.add_argument("photographs", type=Path, help="folder of photographs")
     parser.add_argument("output", type=Path, help="file to write, .npz")
-    parser.add_argument("--crops", type=int, default=320)
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--initial", type=Path, help="context to go on from")
+    parser.add_argument("--crops", type=int, default=600)
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--steps", type=int, default=1000, help="for each stage")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
@@ -230,6 +251,9 @@ def main(argv: list[str]) -> None:
     files = sorted(f for f in args.photographs.glob("*") if f.suffix.lower() in suffixes)
     if not files:
         raise SystemExit(f"no PNG or JPEG files in {args.photographs}")
+    initial = [ContextPrior() for _ in net.priors]
+    if args.initial:
+        load_contexts(args.initial, initial)
     crops = read_crops(files, args.crops, args.scales, args.seed)
     contexts, log = [], dict[str, dict[str, Any]]()
     log["arguments"] = {k: str(v) for k, v in vars(args).items()}
@@ -238,9 +262,13 @@ def main(argv: list[str]) -> None:
         before = (
             logistic_bits(data.residuals / LATTICE, data.scales).sum() / crops[:, 0].numel()
         )
-        context, bpp = fit(
-            data, args.steps, args.batch_size, args.learning_rate, args.seed, stage
-        )
+        torch.manual_seed(args.seed)
+        context = FloatContext()
+        if args.initial:
+            context.from_integers(initial[i])
+        # what little the first stage holds is soon learned by heart
+        steps = args.steps // 4 if i == 0 else args.steps
+        bpp = fit(context, data, steps, args.batch_size, args.learning_rate, stage)
         contexts.append(context.to_integers())
         log[stage] = {"without": before.item(), "training": bpp}
         print(f"{stage}: {before:.4f} -> {bpp[-1]:.4f} bits per pixel", flush=True)

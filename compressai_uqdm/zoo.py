@@ -1,4 +1,4 @@
-"""Our models in CompressAI's zoo, and where their weights come from."""
+"""Our models, put into CompressAI's zoo on import, and where weights come from."""
 
 import functools
 import hashlib
@@ -6,23 +6,22 @@ import os
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub
 
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from compressai import zoo as compressai_zoo
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
 )
 
-from .models import UQDM, ContextUQDM
 from .models.checkpoint import allow_published_files
 from .models.config import PUBLISHED
+from .models.uqdm import UQDM, ContextUQDM
 
-__all__ = ["find_weights", "load_model", "register"]
+__all__ = ["find_weights", "load_model"]
 
 HUB_REPOSITORY = "justuswill/UQDM"
 LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
@@ -98,7 +97,7 @@ def find_weights(name: str, progress: bool = True) -> Path:
             Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, f"checkpoints/{name}/{f}"))
             for f in FILES
         ]
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # those of huggingface_hub and of its HTTP library
         looked.append(f"the Hub's {HUB_REPOSITORY}, checkpoints/{name} ({error})")
         raise FileNotFoundError(
             f"no weights for {name}; looked in {', then in '.join(looked)}. Connect to "
@@ -120,12 +119,13 @@ def _check_digest(name: str, path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path} is not the published checkpoint of {name}: its SHA-256 is {found}, "
-            f"not {expected}. Delete it to download it again"
+            # the file itself: the Hub's cache restores a link to it as it is
+            f"{path.resolve()} is not the published checkpoint of {name}: its SHA-256 is "
+            f"{found}, not {expected}. Delete it to download it again"
         )
 
 
-def register(compressai_zoo: ModuleType) -> None:
+def _register() -> None:
     """Append our models to CompressAI's, so that the ids of its own stay."""
     allow_published_files()
     for name, cls in ARCHITECTURES.items():
@@ -134,3 +134,6 @@ def register(compressai_zoo: ModuleType) -> None:
         compressai_zoo.image_models[name] = entry
         compressai_zoo.models[name] = entry
         compressai_zoo.image.model_architectures[name] = cls
+
+
+_register()

@@ -1,10 +1,14 @@
 """Real sizes and distortions of UQDM, stage by stage, from streams that are decoded.
 
-    python eval/measure.py uqdm-tiny photographs/ --json results.json
+    python eval/measure.py uqdm-tiny-ctx photographs/ --json results.json
 
-Prints a table and writes it as JSON. Rates are those of the strings, in bits per pixel
-over all images. PSNR is that of the mean squared error over all images; at the last
-stage the decoded images are compared with the originals, value by value.
+Prints a table and writes it as JSON: the model's rates, and those without its context
+prior if it has one. Rates are those of the strings, in bits per pixel over all images.
+PSNR is that of the mean squared error over all images. At the last stage the decoded
+images are compared with the originals, value by value.
+
+Latents are the same for encoder and decoder, with context and without, so the network
+runs once for each and its outputs are kept until the image is done.
 """
 
 import argparse
@@ -19,6 +23,24 @@ import torch
 from compressai.zoo import image_models
 from PIL import Image
 from tqdm import tqdm
+
+
+class KeepPasses:
+    """Lets models of the same weights share the network passes on one image."""
+
+    def __init__(self, nets: list[torch.nn.Module]):
+        self.passes: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+        run = nets[0].run_network
+
+        def run_once(z: torch.Tensor, gamma: torch.Tensor) -> list[torch.Tensor]:
+            for known, outputs in self.passes:
+                if torch.equal(known, z):
+                    return outputs
+            self.passes.append((z, run(z, gamma)))
+            return self.passes[-1][1]
+
+        for net in nets:
+            net.run_network = run_once
 
 
 def read_images(path: Path) -> list[torch.Tensor]:
@@ -39,48 +61,40 @@ def main(argv: list[str]) -> None:
     parser.add_argument("images", type=Path, help="folder, or .npy of [n, H, W, 3]")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument("--weights", default="ema", help="raw, ema or ema_schedule")
-    parser.add_argument("--encode-only", action="store_true", help="sizes only")
     args = parser.parse_args(argv)
 
-    kwargs = {"weights": args.weights}
-    net = image_models[args.model](quality=5, pretrained=True, **kwargs)
+    names = sorted({args.model, args.model.removesuffix("-ctx")})
+    nets = [image_models[n](5, pretrained=True, weights=args.weights) for n in names]
+    cache = KeepPasses(nets)
     images = read_images(args.images)
     pixels = sum(x.shape[2] * x.shape[3] for x in images)
-    sizes, squared_error, exact = np.zeros(5), np.zeros(5), 0
+    sizes, squared_error, exact = np.zeros((len(nets), 5)), np.zeros(5), 0
     for seed, x in enumerate(tqdm(images, args.model)):
-        out = net.compress(x, seed=seed)
-        sizes += [len(segment[0]) for segment in out["strings"]]
-        if not args.encode_only:
+        cache.passes.clear()
+        for i, net in enumerate(nets):
+            out = net.compress(x, seed=seed)
+            sizes[i] += [len(segment[0]) for segment in out["strings"]]
             decoded = net.decompress(**out, progressive=True, seed=seed)["x_hats"]
-            squared_error += [float(((y - x) * 255).double().pow(2).sum()) for y in decoded]
             exact += bool((decoded[-1] == x).all())
+        squared_error += [float(((y - x) * 255).double().pow(2).sum()) for y in decoded]
 
-    results = {"stage": list(range(1, 6)), "bpp": list(8 * sizes.cumsum() / pixels)}
-    results["bpp of stage"] = list(8 * sizes / pixels)
-    if not args.encode_only:
-        mse = squared_error / (3 * pixels)
-        results["psnr"] = [float(10 * np.log10(255**2 / e)) if e else None for e in mse]
-        print(f"{exact} of {len(images)} images decoded exactly")
-    print(
-        f"{args.model}, {len(images)} images of {args.images.name}, {args.weights} weights"
-    )
-    for row in zip(*results.values()):
-        print(dict(zip(results, (round(v, 4) if v is not None else v for v in row))))
+    mse = squared_error / (3 * pixels)
+    psnr = [float(10 * np.log10(255**2 / e)) if e else None for e in mse]
+    results = {
+        name: {"bpp": list(8 * s.cumsum() / pixels), "bpp of stage": list(8 * s / pixels)}
+        for name, s in zip(names, sizes)
+    }
+    print(f"{len(images)} images of {args.images.name}, {args.weights} weights;")
+    print(f"{exact} of {len(nets) * len(images)} streams decoded exactly")
+    print("stage  psnr  " + "".join(f"{name:>16}" for name in names))
+    for q in range(5):
+        shown = f"{psnr[q]:6.2f}" if psnr[q] else " exact"
+        bpp = "".join(f"{results[name]['bpp'][q]:16.4f}" for name in names)
+        print(f"{q + 1:5d}{shown}  {bpp}")
     if args.json:
-        args.json.write_text(
-            json.dumps(
-                {
-                    "name": args.model,
-                    "images": args.images.name,
-                    "count": len(images),
-                    "weights": args.weights,
-                    "decoded exactly": None if args.encode_only else exact,
-                    "results": results,
-                },
-                indent=1,
-            )
-            + "\n"
-        )
+        data = {"images": args.images.name, "count": len(images), "weights": args.weights}
+        data |= {"streams decoded exactly": exact, "psnr": psnr, "results": results}
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,6 @@
+# CompressAI first: when its zoo is imported it imports us, and must find us whole.
+import compressai.zoo  # noqa: F401  isort: skip
+
 from .coder import DamagedStringError
 from .context import ContextConditional
 from .pixel import PixelConditional

@@ -28,6 +28,7 @@ from .uniform_noise import Correction, UniformNoiseConditional
 
 __all__ = ["ContextConditional", "ContextPrior", "load_contexts", "save_contexts"]
 
+INPUTS = 9  # three colour channels of two residuals and the log scale
 WIDTH = 16  # hidden channels
 KERNEL = 5
 
@@ -53,12 +54,13 @@ class ContextPrior(nn.Module):
         log scales, all channels ──┴────────► 16 ReLU ────► 16 ReLU ───┬► log scale change
                                         └───────────── linear ─────────┴► location shift
 
-    Residuals are divided by the standard deviation that the prior gives them, and the
-    shift is multiplied by it. Every group has weights of its own. Where nothing is
-    decoded yet, and outside the image, residuals are 0.
+    Residuals come twice, as they are and divided by the standard deviation that the
+    prior gives them; the shift is multiplied by that of its value. Every group has
+    weights of its own. Where nothing is decoded yet, and outside the image, residuals
+    are 0.
 
     Attributes:
-        conv: weights of the convolution, ``[12, 16 + 1, 6, 5, 5]``, int16; the last
+        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int16; the last
             output is the linear path.
         conv_bias: ``[12, 16 + 1]``, int32.
         mix, mix_bias: weights of the second layer, ``[12, 16, 16]`` and ``[12, 16]``.
@@ -99,7 +101,7 @@ class ContextPrior(nn.Module):
 
         Args:
             inputs: residuals and log scales as of :class:`ContextTables`, with a border
-                of two zeros all around, ``[6, H + 4, W + 4]``, float32.
+                of two zeros all around, ``[9, H + 4, W + 4]``, float32.
             g: number of the group.
 
         Returns:
@@ -132,7 +134,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of a context network."""
     n = len(GROUPS)
     return {
-        "conv": (n, WIDTH + 1, 6, KERNEL, KERNEL),
+        "conv": (n, WIDTH + 1, INPUTS, KERNEL, KERNEL),
         "conv_bias": (n, WIDTH + 1),
         "mix": (n, WIDTH, WIDTH),
         "mix_bias": (n, WIDTH),
@@ -167,11 +169,12 @@ class ContextTables:
         self._entries = round(2**8 / per_entry)
         self._last = len(scales) - 1
 
-    def normalize(self, residual: np.ndarray, indexes: np.ndarray) -> np.ndarray:
-        """Residuals k N - j in units of their standard deviation, as inputs."""
+    def residuals(self, residual: np.ndarray, indexes: np.ndarray) -> np.ndarray:
+        """Residuals k N - j as inputs, in units of their deviation and of 2 Delta."""
         scaled = residual.clip(-(1 << 17), 1 << 17) * self._inverse[indexes]
-        rounded = (scaled + (1 << (_TABLE_BITS - 1))) >> _TABLE_BITS
-        return rounded.clip(-INPUT_MAX, INPUT_MAX).astype(np.float32)
+        normalized = _rounded_shift(scaled, _TABLE_BITS)
+        inputs = np.stack([normalized, residual]).clip(-INPUT_MAX, INPUT_MAX)
+        return inputs.astype(np.float32)
 
     def log_scales(self, indexes: np.ndarray) -> np.ndarray:
         """Logarithms of scales as inputs."""
@@ -204,11 +207,11 @@ class ContextCorrection(Correction):
         super().__init__(indexes)
         self.context, self.tables = context, tables
         border = KERNEL // 2
-        self._inputs = np.zeros((6, *(side + 2 * border for side in indexes.shape[1:])))
-        self._inputs = self._inputs.astype(np.float32)
+        sides = (side + 2 * border for side in indexes.shape[1:])
+        self._inputs = np.zeros((INPUTS, *sides), np.float32)
         inside = self._inputs[:, border:-border, border:-border]
-        self._residuals = inside[:3]
-        inside[3:] = tables.log_scales(indexes)
+        self._normalized, self._residuals = inside[:3], inside[3:6]
+        inside[6:] = tables.log_scales(indexes)
 
     def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
         indexes = group(self.indexes, g)
@@ -219,7 +222,9 @@ class ContextCorrection(Correction):
 
     def reveal(self, g: int, residual: np.ndarray) -> None:
         indexes = group(self.indexes, g)
-        group(self._residuals, g)[...] = self.tables.normalize(residual, indexes)
+        normalized, as_it_is = self.tables.residuals(residual, indexes)
+        group(self._normalized, g)[...] = normalized
+        group(self._residuals, g)[...] = as_it_is
 
 
 class ContextConditional(UniformNoiseConditional):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .coder import StreamDecoder, StreamEncoder
 from .tables import exp, quantize_cdf
+from .uniform_noise import load_tables
 
 __all__ = ["PixelConditional"]
 
@@ -173,6 +174,10 @@ class PixelConditional(EntropyModel):
         bins = np.where(flip > 0, bins, BINS - 1 - bins)
         distance = np.minimum(nearest, LEVELS - 1 - nearest).clip(0, R)
         return nearest.astype(np.int32), self._weights[R][distance, bins], flip
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
+        load_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _half_width(kappa: float, nats: float) -> int:

@@ -103,8 +103,9 @@ class UniformNoiseConditional(EntropyModel):
             log_p = log_p + torch.log(-torch.expm1(-1 / s))
         else:
             v = -v.abs()
-            log_a = torch.special.log_ndtr((v + 0.5) / scales)
-            log_b = torch.special.log_ndtr((v - 0.5) / scales)
+            # past 30 deviations nothing is left, and gradients would overflow
+            log_a = torch.special.log_ndtr(((v + 0.5) / scales).clamp(min=-30))
+            log_b = torch.special.log_ndtr(((v - 0.5) / scales).clamp(min=-31))
             log_p = log_a + torch.log(-torch.expm1(log_b - log_a))
         return self.likelihood_lower_bound(log_p.exp())
 

@@ -1,3 +1,6 @@
+# CompressAI first: when its zoo is imported it imports us, and must find us whole.
+import compressai.zoo  # noqa: F401  isort: skip
+
 from .config import UQDMConfig
 from .uqdm import UQDM, ContextUQDM
 

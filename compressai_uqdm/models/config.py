@@ -42,6 +42,8 @@ class UQDMConfig:
         n_blocks: blocks on the way down; there is one more on the way up.
         norm_groups: groups of every group normalization.
         dropout_prob: dropout probability in residual blocks.
+        overlap: pixels that neighbouring 64x64 windows of an image share, 0..32; not in
+            the published files. Encoder and decoder must agree on it.
 
     Raises:
         ValueError: a value that no UQDM can have.
@@ -64,6 +66,7 @@ class UQDMConfig:
     n_blocks: int = 1
     norm_groups: int = 8
     dropout_prob: float = 0.0
+    overlap: int = 16
 
     def __post_init__(self) -> None:
         choices = {
@@ -78,11 +81,15 @@ class UQDMConfig:
                 raise ValueError(
                     f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
                 )
-        for name in ("n_timesteps", "n_attention_heads", "n_blocks", "norm_groups"):
+        integers = ("n_timesteps", "n_attention_heads", "n_blocks", "norm_groups")
+        for name in (*integers, "embedding_dim"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(
                     f"{name} must be a positive integer, got {getattr(self, name)!r}"
                 )
+        for name in ("gamma_min", "gamma_max", "dropout_prob"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}")
         D = self.embedding_dim
         if D < 2 or D % 2 or D % self.norm_groups or D % self.n_attention_heads:
             raise ValueError(
@@ -95,6 +102,8 @@ class UQDMConfig:
                 "expected -20 <= gamma_min < gamma_max, got "
                 f"{self.gamma_min} and {self.gamma_max}"
             )
+        if not (isinstance(self.overlap, int) and 0 <= self.overlap <= 32):
+            raise ValueError(f"overlap must be an integer in 0..32, got {self.overlap!r}")
         if not 0 <= self.dropout_prob < 1:
             raise ValueError(f"dropout_prob must be in [0, 1), got {self.dropout_prob}")
 
@@ -106,14 +115,16 @@ class UQDMConfig:
             ValueError: a key is unknown or missing.
         """
         values = values.get("model", values)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"not a UQDM configuration: {values!r}")
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known - _TRAINING_KEYS)
-        missing = sorted(known - set(values))
+        missing = sorted(known - set(values) - {"overlap"})
         if unknown or missing:
             raise ValueError(
                 f"not a UQDM configuration: unknown keys {unknown}, missing {missing}"
             )
-        return cls(**{name: values[name] for name in known})
+        return cls(**{name: values[name] for name in known & set(values)})
 
     @classmethod
     def from_json(cls, path: str | Path) -> "UQDMConfig":
@@ -139,7 +150,10 @@ class UQDMConfig:
     @classmethod
     def from_tensor(cls, data: Tensor) -> "UQDMConfig":
         """Inverse of :meth:`to_tensor`."""
-        return cls.from_dict(json.loads(bytes(data.tolist()).decode()))
+        try:
+            return cls.from_dict(json.loads(bytes(data.tolist()).decode()))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"damaged config_bytes: {error}") from error
 
 
 PUBLISHED = {

@@ -3,7 +3,7 @@
 import functools
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -16,13 +16,8 @@ from compressai.registry import register_model
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
-from ..entropy_models import (
-    ContextConditional,
-    PixelConditional,
-    UniformNoiseConditional,
-)
 from ..entropy_models.coder import StreamDecoder, StreamEncoder, check_strings
-from ..entropy_models.context import load_contexts
+from ..entropy_models.context import ContextConditional, load_contexts
 from ..entropy_models.dither import (
     FRACTION_BITS,
     LATTICE,
@@ -30,6 +25,8 @@ from ..entropy_models.dither import (
     prior_sample,
     uniform,
 )
+from ..entropy_models.pixel import PixelConditional
+from ..entropy_models.uniform_noise import UniformNoiseConditional
 from .checkpoint import Weights, config_of, published_weights, read_checkpoint
 from .config import UQDMConfig
 from .denoiser import Denoiser
@@ -42,7 +39,7 @@ from .diffusion import (
     sharpness,
     x_to_levels,
 )
-from .windows import WINDOW, run_in_windows
+from .windows import run_in_windows
 
 __all__ = ["UQDM", "ContextUQDM"]
 
@@ -123,8 +120,8 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         config: the model's configuration, by default that of ``uqdm-tiny``.
         quality: number of stages to code, 1 (coarsest) to T + 1 (lossless), by default
             T + 1; can be set later.
-        overlap: pixels that neighbouring windows share, 0..32; encoder and decoder must
-            agree on it.
+        overlap: pixels that neighbouring windows share, 0..32, in place of the
+            configuration's.
     """
 
     config_bytes: Tensor
@@ -134,10 +131,12 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         self,
         config: UQDMConfig = UQDMConfig(),
         quality: int | None = None,
-        overlap: int = 16,
+        overlap: int | None = None,
     ):
         super().__init__()
-        self.config = config
+        if overlap is not None:
+            config = replace(config, overlap=overlap)
+        self.config = self._hub_mixin_config = config
         self.register_buffer("config_bytes", config.to_tensor())
         self.noise_schedule = NoiseSchedule(config)
         self.denoiser = Denoiser(config)
@@ -146,9 +145,6 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         )
         self.pixel_conditional = PixelConditional()
         self.quality = self.n_stages if quality is None else quality
-        if not 0 <= overlap <= WINDOW // 2:
-            raise ValueError(f"overlap must be in 0..{WINDOW // 2}, got {overlap}")
-        self.overlap = overlap
 
     @property
     def n_stages(self) -> int:
@@ -182,7 +178,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             return [output.to(z.dtype) for output in outputs]
 
         batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
-        return run_in_windows(network, z_t, self.overlap, batch)
+        return run_in_windows(network, z_t, self.config.overlap, batch)
 
     def predict(self, z_t: Tensor, step: Step) -> Prediction:
         """What the network says at z_t, ``[B, 3, H, W]``."""
@@ -322,7 +318,10 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
                 if progressive or latent.stage == len(strings)
             ]
             x_hats.append(images)
-        stages = [torch.cat(images).type(torch.float32) / 255 for images in zip(*x_hats)]
+        # in a model's half precision levels stay apart; in bfloat16 they would not
+        half = self.denoiser.conv_in.weight.dtype == torch.float16
+        dtype = torch.float16 if half else torch.float32
+        stages = [torch.cat(images).type(dtype) / 255 for images in zip(*x_hats)]
         out: dict[str, Any] = {"x_hat": stages[-1]}
         if progressive:
             out["x_hats"] = stages
@@ -472,14 +471,23 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             net = cls(**kwargs)
         else:
             state_dict = published_weights(state_dict, weights)
-            net = cls(**{"config": config_of(state_dict), **kwargs})
-            # what it does not hold stands at its initial value
-            state_dict = {**net.state_dict(), **state_dict}
+            if "config" not in kwargs:
+                kwargs["config"] = config_of(state_dict)
+            net = cls(**kwargs)
+            # it holds the network; all else stands at its initial value
+            initial = net.state_dict().items()
+            rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
+            state_dict = {**rest, **state_dict}
         try:
             net.load_state_dict(state_dict)
         except RuntimeError as error:
             raise ValueError(f"weights of another architecture: {error}") from error
         return net
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "UQDM":
+        # the mixin would let weights of another model pass, and leave ours random
+        return super()._from_pretrained(strict=strict, **kwargs)
 
     @classmethod
     def from_checkpoint(
@@ -541,7 +549,7 @@ class ContextUQDM(UQDM):
         self,
         config: UQDMConfig = UQDMConfig(),
         quality: int | None = None,
-        overlap: int = 16,
+        overlap: int | None = None,
         contexts: Path | None = None,
     ):
         super().__init__(config, quality, overlap)

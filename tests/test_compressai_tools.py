@@ -1,0 +1,223 @@
+"""CompressAI's own programs, unmodified, in processes that import nothing of ours."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+QUALITIES = "1,2,3,4,5"
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Tools:
+    """Runs programs in a folder of their own, with the shared weights as local zoo."""
+
+    def __init__(self, folder: Path, zoo: Path):
+        self.folder = folder
+        # as eval_model and codec.py do; on a busy machine threads mostly wait in train.py
+        threads = {"OMP_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **threads, "COMPRESSAI_UQDM_ZOO": str(zoo)}
+
+    def run(self, *arguments: object) -> str:
+        """What ``python arguments`` prints."""
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def evaluate(self, source: str, images: Path, *arguments: object) -> dict[str, Any]:
+        """The results that ``eval_model`` prints, a list per metric."""
+        program = ["-m", "compressai.utils.eval_model", source, images, "-a", "uqdm-tiny"]
+        return json.loads(self.run(*program, *arguments))["results"]
+
+
+@pytest.fixture(scope="session")
+def images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one photograph whose sides are multiples of 64."""
+    folder = tmp_path_factory.mktemp("images")
+    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
+    photograph.crop((100, 200, 292, 392)).save(folder / "photograph.png")
+    return folder
+
+
+@pytest.fixture
+def tools(shared: Path, tmp_path: Path) -> Tools:
+    return Tools(tmp_path, shared / "checkpoints")
+
+
+@pytest.fixture(scope="session")
+def evaluated(
+    shared: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder of the JSON files, the real results, the estimated ones."""
+    tools = Tools(tmp_path_factory.mktemp("evaluated"), shared / "checkpoints")
+    options = ["-q", QUALITIES, "-d", "out"]
+    real = tools.evaluate("pretrained", images, *options)
+    estimated = tools.evaluate("pretrained", images, *options, "--entropy-estimation")
+    return tools.folder / "out", real, estimated
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CompressAI's ``examples``, which only its source distribution holds."""
+    folder = tmp_path_factory.mktemp("compressai")
+    version = importlib.metadata.version("compressai")
+    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, f"compressai=={version}"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (found,) = folder.glob("compressai-*/examples")
+    return found
+
+
+def check_real_against_estimated(real: dict[str, Any], estimated: dict[str, Any]) -> None:
+    for results in (real, estimated):
+        bpp, psnr = results["bpp"], results["psnr-rgb"]
+        assert bpp == sorted(bpp) and psnr == sorted(psnr)
+        assert psnr[0] > 15 and psnr[-1] == float("inf")
+        assert results["ms-ssim-rgb"][-1] == 1
+    # the same latents, so nearly the same pictures and bits
+    assert real["psnr-rgb"][:-1] == pytest.approx(estimated["psnr-rgb"][:-1], abs=0.05)
+    overhead = np.array(real["bpp"]) / estimated["bpp"] - 1
+    assert (0 < overhead).all() and (overhead < 0.02).all() and overhead[-1] < 0.004
+
+
+def test_eval_model_pretrained(
+    evaluated: tuple[Path, dict[str, Any], dict[str, Any]],
+) -> None:
+    _, real, estimated = evaluated
+    check_real_against_estimated(real, estimated)
+
+
+def test_plot(evaluated: tuple[Path, dict[str, Any], dict[str, Any]], tools: Tools) -> None:
+    files = sorted(evaluated[0].glob("*.json"))
+    assert len(files) == 2
+    tools.run("-m", "compressai.utils.plot", "-f", *files, "-o", "out.png")
+    with Image.open(tools.folder / "out.png") as plot:
+        plot.load()
+        assert plot.format == "PNG" and plot.width > 100
+
+
+def test_checkpoint_and_update_model(
+    shared: Path,
+    images: Path,
+    evaluated: tuple[Path, dict[str, Any], dict[str, Any]],
+    tools: Tools,
+) -> None:
+    """The published file, and what update_model makes of it, are the same model."""
+    published = shared / "checkpoints/uqdm-tiny/checkpoint.pt"
+    tools.run(
+        *("-m", "compressai.utils.update_model", published),
+        *("-a", "uqdm-tiny", "-d", "updated", "-n", "name"),
+    )
+    (updated,) = (tools.folder / "updated").glob("name-*.pt")
+    rebuilt = tools.evaluate("checkpoint", images, "-p", published, updated)
+    as_is = tools.evaluate("checkpoint", images, "-p", updated, "--no-update")
+    for metric in ("bpp", "psnr-rgb", "ms-ssim-rgb"):
+        pretrained = evaluated[1][metric][-1]
+        assert [*rebuilt[metric], *as_is[metric]] == [pretrained] * 3
+
+
+def test_half(
+    images: Path, evaluated: tuple[Path, dict[str, Any], dict[str, Any]], tools: Tools
+) -> None:
+    results = tools.evaluate("pretrained", images, "-q", "1,5", "--half")
+    assert results["psnr-rgb"][-1] == float("inf")
+    whole = [evaluated[1]["bpp"][i] for i in (0, -1)]
+    assert results["bpp"] == pytest.approx(whole, rel=0.02)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", [[], ["--half"]], ids=["float", "half"])
+def test_eval_model_cuda(images: Path, tools: Tools, precision: list[str]) -> None:
+    options = ["-q", QUALITIES, "--cuda"]
+    real = tools.evaluate("pretrained", images, *options, *precision)
+    estimated = tools.evaluate("pretrained", images, *options, "--entropy-estimation")
+    if precision:  # which eval_model ignores when it estimates
+        assert real["psnr-rgb"][-1] == float("inf")
+        assert real["bpp"] == pytest.approx(estimated["bpp"], rel=0.02)
+    else:
+        check_real_against_estimated(real, estimated)
+
+
+def losses(output: str) -> tuple[list[float], list[float]]:
+    """The losses and auxiliary losses that train.py prints in training."""
+    lines = [line for line in output.splitlines() if line.startswith("Train epoch")]
+    values = [
+        [float(field.split(":")[-1].rstrip(" |")) for field in line.split("\t")[1:]]
+        for line in lines
+    ]
+    return [v[0] for v in values], [v[-1] for v in values]
+
+
+def test_train(examples: Path, shared: Path, images: Path, tools: Tools) -> None:
+    """Train, resume, update, evaluate."""
+    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
+    patch = photograph.crop((200, 200, 264, 264))
+    for split, count in (("train", 8), ("test", 1)):
+        folder = tools.folder / "data" / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            patch.save(folder / f"{i}.png")
+    command: list[object] = [examples / "train.py", "-m", "uqdm-tiny", "-d", "data"]
+    command += ["--lambda", 0, "--patch-size", 64, 64, "--learning-rate", 2e-3]
+    command += ["--batch-size", 1, "--test-batch-size", 1, "-n", 0, "--seed", 1]
+    first, first_aux = losses(tools.run(*command, "--epochs", 2))
+    checkpoint = tools.folder / "checkpoint.pth.tar"
+    second, second_aux = losses(
+        tools.run(*command, "--epochs", 3, "--checkpoint", checkpoint)
+    )
+    assert (len(first), len(second)) == (2, 1)
+    assert second[-1] < first[0] - 1
+    assert min(first_aux + second_aux) > 0
+
+    tools.run(
+        *("-m", "compressai.utils.update_model", checkpoint),
+        *("-a", "uqdm-tiny", "-d", "updated", "-n", "name"),
+    )
+    (updated,) = (tools.folder / "updated").glob("name-*.pth.tar")
+    results = tools.evaluate("checkpoint", images, "-p", checkpoint, updated)
+    assert results["psnr-rgb"] == [float("inf")] * 2
+    assert results["bpp"][0] == results["bpp"][1] < 40
+
+
+def test_codec(examples: Path, shared: Path, tools: Tools) -> None:
+    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
+    photograph.crop((100, 100, 250, 200)).save(tools.folder / "image.png")
+    sizes = []
+    for quality in (2, 5):
+        encode = ["encode", "image.png", "--model", "uqdm-tiny", "-q", quality]
+        tools.run(examples / "codec.py", *encode, "-o", "image.bin")
+        sizes.append((tools.folder / "image.bin").stat().st_size)
+        tools.run(examples / "codec.py", "decode", "image.bin", "-o", f"{quality}.png")
+    image, coarse, exact = (
+        np.array(Image.open(tools.folder / f"{name}.png")) for name in ("image", 2, 5)
+    )
+    assert (exact == image).all()
+    error = np.square(coarse.astype(float) - image).mean()
+    assert 22 < 10 * np.log10(255**2 / error) < 45
+    assert 2 * sizes[0] < sizes[1]

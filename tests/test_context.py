@@ -1,0 +1,211 @@
+"""The context prior: exact in integers, and worth its bits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from PIL import Image
+
+from compressai_uqdm import UQDM, ContextUQDM, train_context
+from compressai_uqdm.entropy_models import ContextConditional
+from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
+from compressai_uqdm.entropy_models.context import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    INPUT_BITS,
+    INPUT_MAX,
+    WEIGHT_BITS,
+    ContextPrior,
+    load_contexts,
+    save_contexts,
+)
+from compressai_uqdm.entropy_models.dither import dither
+from compressai_uqdm.entropy_models.groups import GROUPS, group
+
+
+def random_context(seed: int, largest: int) -> ContextPrior:
+    generator = torch.Generator().manual_seed(seed)
+    context = ContextPrior()
+    for name, buffer in context.named_buffers():
+        top = largest * 40 if name.endswith("bias") else largest
+        buffer.copy_(torch.randint(-top, top + 1, buffer.shape, generator=generator))
+    context.check()
+    return context
+
+
+def in_integers(
+    context: ContextPrior, inputs: np.ndarray, g: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The network again, value by value, in Python's and NumPy's integers."""
+    _, (row, column) = GROUPS[g]
+    w = {name: b[g].numpy().astype(np.int64) for name, b in context.named_buffers()}
+    plane = inputs.astype(np.int64)
+    H, W = plane.shape[1] - 4, plane.shape[2] - 4
+    out = np.zeros((2, len(range(row, H, 2)), len(range(column, W, 2))), np.int64)
+    for y in range(row, H, 2):
+        for x in range(column, W, 2):
+            patch = plane[:, y : y + 5, x : x + 5]
+            sums = (w["conv"] * patch).sum((1, 2, 3)) + w["conv_bias"]
+            h = (sums[:-1] >> (INPUT_BITS + WEIGHT_BITS - HIDDEN_BITS)).clip(0, HIDDEN_MAX)
+            h = (w["mix"] @ h + w["mix_bias"] >> WEIGHT_BITS).clip(0, HIDDEN_MAX)
+            o = w["head"] @ h + w["head_bias"]
+            o[0] += sums[-1] << (HIDDEN_BITS - INPUT_BITS)
+            out[:, y // 2, x // 2] = o
+    return out[0], out[1]
+
+
+@pytest.mark.parametrize("largest", [3, 60])
+def test_floats_compute_the_integers(largest: int) -> None:
+    """Single precision, 1 and 2 threads, any layout: the integers themselves."""
+    context = random_context(0, largest)
+    rng = np.random.default_rng(0)
+    inputs = np.zeros((9, 13 + 4, 18 + 4), np.float32)
+    inputs[:, 2:-2, 2:-2] = rng.integers(-INPUT_MAX, INPUT_MAX + 1, (9, 13, 18))
+    inputs[:, 2:8, 2:-2] = INPUT_MAX  # the largest sums
+    for g in (0, 4, 8, 11):
+        expected = in_integers(context, inputs, g)
+        threads = torch.get_num_threads()
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            try:
+                found = context(inputs, g)
+            finally:
+                torch.set_num_threads(threads)
+            assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+
+
+def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = random_context(1, 60)
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(-9, 9, (9, 41 + 4, 30 + 4)).astype(np.float32)
+    whole = [context(inputs, g) for g in range(12)]
+    monkeypatch.setattr("compressai_uqdm.entropy_models.context._BAND", 3)
+    for g in range(12):
+        assert all((a == b).all() for a, b in zip(whole[g], context(inputs, g)))
+
+
+def test_weights_whose_sums_could_round_are_refused(tmp_path: Path) -> None:
+    context = random_context(0, 3)
+    save_contexts(tmp_path / "context.npz", [context])
+    load_contexts(tmp_path / "context.npz", [ContextPrior()])
+    with pytest.raises(ValueError, match="no context for stage 2"):
+        load_contexts(tmp_path / "context.npz", [ContextPrior(), ContextPrior()])
+    context.conv[3, 2] = 30000
+    with pytest.raises(ValueError, match="'conv' are too large.* below 2"):
+        context.check()
+    save_contexts(tmp_path / "context.npz", [context])
+    with pytest.raises(ValueError, match="too large"):
+        load_contexts(tmp_path / "context.npz", [ContextPrior()])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (7, 12)])
+def test_any_context_codes_exactly(size: tuple[int, int]) -> None:
+    """Even one that knows nothing of images: it costs bits, never a value."""
+    prior = ContextConditional()
+    prior.update()
+    prior.context = random_context(2, 200)
+    torch.manual_seed(0)
+    shape = (3, *size)
+    means, scales = 3 * torch.randn(shape), torch.rand(shape) * 4 + 0.02
+    inputs = means + scales * torch.randn(shape)
+    u = dither(0, 0, shape)
+    M, indexes = prior.locate(means, u), prior.build_indexes(scales)
+    encoder = StreamEncoder()
+    Z = prior.encode(encoder, inputs, indexes, M, u)
+    encoder.end_stage(Z.numpy())
+    assert torch.equal(prior.decode(StreamDecoder(encoder.segments()), indexes, M, u), Z)
+
+
+def test_a_group_sees_only_what_was_decoded() -> None:
+    """Changing a value changes no correction of its own or an earlier group."""
+    prior = ContextConditional()
+    prior.update()
+    prior.context = random_context(3, 60)
+    rng = np.random.default_rng(0)
+    indexes = rng.integers(0, 128, (3, 8, 8)).astype(np.uint8)
+    residual = rng.integers(-60, 60, (3, 8, 8)).astype(np.int32)
+
+    def corrections(residual: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        correction, found = prior._correction(indexes), []
+        for g in range(12):
+            found.append(correction.prior(g))
+            correction.reveal(g, group(residual, g))
+        return found
+
+    before = corrections(residual)
+    for g in range(12):
+        changed = residual.copy()
+        group(changed, g)[...] += 25
+        after = corrections(changed)
+        same = [all((a == b).all() for a, b in zip(before[i], after[i])) for i in range(12)]
+        assert all(same[: g + 1])
+        assert g == 11 or not all(same[g + 1 :])
+
+
+@pytest.mark.slow
+def test_same_latents_fewer_bits(shared: Path) -> None:
+    """On every fourth patch: the latents of uqdm-tiny, and what the context saves."""
+    images = np.load(shared / "images/kodak_box64.npy")[::4]
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    folder = shared / "checkpoints/uqdm-tiny"
+    without, with_context = (
+        UQDM.from_checkpoint(folder),
+        ContextUQDM.from_checkpoint(folder),
+    )
+    plain, out = without.compress(x), with_context.compress(x)
+    a = without.decompress(**plain, progressive=True)["x_hats"]
+    b = with_context.decompress(**out, progressive=True)["x_hats"]
+    assert all(torch.equal(p, q) for p, q in zip(a, b))
+    size = np.array([[sum(map(len, s)) for s in o["strings"]] for o in (plain, out)])
+    assert size[1].sum() < 0.87 * size[0].sum()
+    assert (size[1, :3] < 0.82 * size[0, :3]).all()
+
+    with torch.no_grad():
+        bits = [-p.double().log2().sum() for p in with_context(x)["likelihoods"].values()]
+    assert 8 * size[1].sum() < 1.005 * sum(bits).item()
+
+
+@pytest.mark.slow
+def test_fitting_command(shared: Path, tmp_path: Path) -> None:
+    """The command writes a context that codes, and rounding it costs next to nothing."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photographs").mkdir()
+    for i in range(2):
+        smooth = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        image = Image.fromarray(smooth).resize((160, 120), Image.Resampling.BICUBIC)
+        image.save(tmp_path / f"photographs/{i}.png")
+    folder, output = str(shared / "checkpoints/uqdm-tiny"), tmp_path / "context.npz"
+    options = ["--crops", "8", "--steps", "30", "--batch-size", "4", "--scales", "1"]
+    train_context.main([folder, str(tmp_path / "photographs"), str(output), *options])
+
+    net = ContextUQDM.from_checkpoint(folder, contexts=output)
+    plain = UQDM.from_checkpoint(folder)
+    x = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None, :, :64, :64] / 255
+    out = net.compress(x)
+    assert (net.decompress(**out)["x_hat"] == x).all()
+    size = [sum(len(s[0]) for s in o["strings"]) for o in (out, plain.compress(x))]
+    assert size[0] < size[1]
+    with pytest.raises(SystemExit, match="no PNG or JPEG files"):
+        train_context.main([folder, str(tmp_path), str(output)])
+
+
+def test_rounding_costs_little() -> None:
+    """The float network against its integers, in bits of made-up residuals."""
+    torch.manual_seed(0)
+    floats = train_context.FloatContext()
+    with torch.no_grad():
+        floats.head.normal_(std=0.05)
+        floats.conv[:, -1].normal_(std=0.02)
+    prior = ContextConditional().eval()
+    prior.update()
+    prior.context = floats.to_integers()
+    scales = (torch.rand(2, 3, 32, 32) * 3 + 0.1).contiguous()
+    scales = prior.scale_table[prior.build_indexes(scales).long()]
+    means = torch.randn(scales.shape)
+    inputs = means + scales * torch.randn(scales.shape)
+    outputs, likelihoods = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
+    residuals = ((outputs - means) * 32).round()
+    expected = floats(residuals, scales).sum().item()
+    assert -likelihoods.log2().sum().item() == pytest.approx(expected, rel=2e-3)
