@@ -66,7 +66,11 @@ class StageData(NamedTuple):
 
 
 class FloatContext(nn.Module):
-    """The context network in floats: :class:`.ContextPrior` before rounding."""
+    """The context network in floats: :class:`.ContextPrior` before rounding.
+
+    Attributes:
+        visible: the groups that each group sees; all before it.
+    """
 
     conv: nn.Parameter
     conv_bias: nn.Parameter
@@ -77,6 +81,7 @@ class FloatContext(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.visible = [range(g) for g in range(len(GROUPS))]
         for name, shape in shapes().items():
             parameter = nn.Parameter(torch.zeros(shape))
             if name in ("conv", "mix"):
@@ -92,9 +97,12 @@ class FloatContext(nn.Module):
         limit = INPUT_MAX / (1 << INPUT_BITS)
         revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
         log_scales = scales.log2().clamp(-limit, limit)
-        known = torch.zeros_like(revealed)
         bits = []
         for g, (channel, (row, column)) in enumerate(GROUPS):
+            known = torch.zeros_like(revealed)
+            for seen in self.visible[g]:
+                at = _where(seen)
+                known[at] = revealed[at]
             inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
             sums = F.conv2d(
                 inputs[:, :, row:, column:], self.conv[g], self.conv_bias[g], stride=2
@@ -114,10 +122,6 @@ class FloatContext(nn.Module):
             d = ((shift + linear) * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
             s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
             bits.append(logistic_bits(r[where] - d, s).sum())
-            known = known.clone()
-            for c in (channel, channel + 3):
-                at = (slice(None), c, *where[2:])
-                known[at] = revealed[at]
         return torch.stack(bits)
 
     @torch.no_grad()
@@ -134,6 +138,13 @@ class FloatContext(nn.Module):
         """Inverse of :meth:`to_integers`, to go on from."""
         for name, parameter in self.named_parameters():
             parameter.copy_(getattr(context, name) / FIXED_POINT[name])
+
+
+def _where(g: int) -> tuple[slice, slice, slice, slice]:
+    """Where a group's residuals stand among those of all, each there twice."""
+    channel, (row, column) = GROUPS[g]
+    channels = slice(channel, None, 3)
+    return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
 
 
 def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:

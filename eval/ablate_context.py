@@ -1,0 +1,116 @@
+"""What the parts of the context prior are worth, stage by stage.
+
+    python eval/ablate_context.py uqdm-tiny photographs/ patches.npy --json ablation.json
+
+Fits contexts anew, few steps each, and gives the bits of the latent stages of the
+patches beside those without a context: the linear path alone, 6 groups (halves of the
+checkerboard by colour), 12 groups, and the last rounded to the codec's integers.
+"""
+
+import argparse
+import json
+import sys
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compressai.zoo import image_models
+
+from compressai_uqdm.entropy_models import ContextConditional
+from compressai_uqdm.entropy_models.dither import LATTICE
+from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.train_context import (
+    FloatContext,
+    StageData,
+    collect,
+    fit,
+    logistic_bits,
+    read_crops,
+)
+
+
+def linear() -> FloatContext:
+    context = FloatContext()
+    for parameter in (context.mix, context.head):
+        parameter.data.zero_()
+        parameter.register_hook(torch.zeros_like)
+    return context
+
+
+def six_groups() -> FloatContext:
+    context = FloatContext()
+    six = [3 * (g // 6) + g % 3 for g in range(len(GROUPS))]
+    context.visible = [[s for s in range(12) if six[s] < six[g]] for g in range(12)]
+    return context
+
+
+def integer_bits(
+    context: FloatContext, data: StageData, conditional: ContextConditional
+) -> float:
+    """Bits with the integer network, its shifts and table entries."""
+    conditional.context = context.to_integers()
+    indexes = conditional.build_indexes(data.scales).numpy()
+    bits = 0.0
+    for residual, index in zip(data.residuals.numpy().astype(np.int32), indexes):
+        correction = conditional._correction(index)
+        for g in range(len(GROUPS)):
+            r = group(residual, g)
+            d, i = correction.prior(g)
+            v = torch.from_numpy((r - d) / LATTICE)
+            bits += (
+                logistic_bits(v, conditional.scale_table[torch.from_numpy(i).long()])
+                .sum()
+                .item()
+            )
+            correction.reveal(g, r)
+    return bits
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", choices=[m for m in image_models if m.startswith("uqdm")])
+    parser.add_argument("photographs", type=Path, help="folder to fit on")
+    parser.add_argument("patches", type=Path, help=".npy of [n, 64, 64, 3] to measure on")
+    parser.add_argument("--crops", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    args = parser.parse_args(argv)
+
+    net = image_models[args.model](5, pretrained=True)
+    files = sorted(args.photographs.glob("*.png"))
+    fitted = collect(net, read_crops(files, args.crops, [1, 2, 3, 4, 5], seed=2))
+    patches = torch.from_numpy(np.load(args.patches)).permute(0, 3, 1, 2).contiguous()
+    measured = collect(net, patches)
+    conditional = ContextConditional()
+    conditional.update()
+    pixels = patches[:, 0].numel()
+
+    variants = {"linear only": linear, "6 groups": six_groups, "12 groups": FloatContext}
+    table: dict[str, list[float]] = {
+        name: [] for name in ["none", *variants, "12, integers"]
+    }
+    for stage, (train, test) in enumerate(zip(fitted, measured)):
+        none = logistic_bits(test.residuals / LATTICE, test.scales).sum().item()
+        table["none"].append(none / pixels)
+        for name, make in variants.items():
+            torch.manual_seed(0)
+            context = make()
+            fit(context, train, args.steps, 16, 1e-2, f"stage {stage + 1}, {name}")
+            with torch.no_grad():
+                bits = [context(r[None], s[None]).sum() for r, s in zip(*test)]
+            table[name].append(sum(bits).item() / pixels)
+        table["12, integers"].append(integer_bits(context, test, conditional) / pixels)
+    for name, bpp in table.items():
+        against = 100 * (
+            np.array([*bpp, sum(bpp)]) / [*table["none"], sum(table["none"])] - 1
+        )
+        print(f"{name:14}", *(f"{b:8.4f}" for b in bpp), *(f"{a:7.2f}%" for a in against))
+    if args.json:
+        data = {"steps": args.steps, "crops": args.crops, "bpp of stage": table}
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
