@@ -4,8 +4,8 @@ The range coder is constriction's: written in Rust, safe on any input, with 24-b
 models. A stream is cut at the end of every stage such that the words up to there decode
 all stages before it, so a finished stream can be shortened to any stage.
 
-A segment is the stage's 32-bit words, little-endian, and three bytes of a CRC-32 over
-those words and over what they decode to; it finds damage, and strings of another model.
+A segment is the stage's 32-bit words, little-endian, and three bytes of a CRC-32 over what
+they decode to and over them; it finds damage, and strings of another model.
 """
 
 import zlib
@@ -26,9 +26,12 @@ class DamagedStringError(ValueError):
     """A string is not what this model wrote for this image size."""
 
 
-def _crc(words: bytes, stage: int, values: np.ndarray) -> bytes:
-    crc = zlib.crc32(np.ascontiguousarray(values, "<i4").data, zlib.crc32(words, stage))
-    return crc.to_bytes(4, "little")[:_CRC_BYTES]
+def _crc_of_values(values: np.ndarray, stage: int) -> int:
+    return zlib.crc32(np.ascontiguousarray(values, "<i4").data, stage)
+
+
+def _checksum(words: bytes, crc_of_values: int) -> bytes:
+    return zlib.crc32(words, crc_of_values).to_bytes(4, "little")[:_CRC_BYTES]
 
 
 class StreamEncoder:
@@ -45,7 +48,7 @@ class StreamEncoder:
     def __init__(self) -> None:
         self._encoder = constriction.stream.queue.RangeEncoder()
         self._ends: list[tuple[int, int, int]] = []
-        self._values: list[np.ndarray] = []
+        self._crcs: list[int] = []
 
     def encode(self, symbols: np.ndarray, weights: np.ndarray) -> None:
         """Encode ``symbols[i]`` by the table ``weights[i]``.
@@ -72,21 +75,21 @@ class StreamEncoder:
         """
         position, (lower, range_) = self._encoder.pos()
         self._ends.append((position, lower, range_))
-        self._values.append(values)
+        self._crcs.append(_crc_of_values(values, len(self._crcs)))
 
     def segments(self) -> list[bytes]:
         """The strings of all stages that ended, none of them empty."""
         stream = self._encoder.get_compressed()
         words = np.concatenate([stream, np.zeros(len(self._ends) + 2, np.uint32)])
         start, strings = 0, []
-        for stage, (end, lower, range_) in enumerate(self._ends):
+        for (end, lower, range_), crc in zip(self._ends, self._crcs):
             # The decoder takes missing words as zeros. One word past the position is
             # enough where the stream, so shortened, stays inside the coder's interval.
             shortened = (int(words[end]) << 32) - lower
             end += 1 if shortened % (1 << 64) < range_ else 2
             end = max(end, start + 1)
             segment = words[start:end].astype(_WORD).tobytes()
-            strings.append(segment + _crc(segment, stage, self._values[stage]))
+            strings.append(segment + _checksum(segment, crc))
             start = end
         return strings
 
@@ -134,7 +137,8 @@ class StreamDecoder:
             DamagedStringError: it is not what was encoded.
         """
         string = self._strings[self._stage]
-        if _crc(string[:-_CRC_BYTES], self._stage, values) != string[-_CRC_BYTES:]:
+        crc = _crc_of_values(values, self._stage)
+        if _checksum(string[:-_CRC_BYTES], crc) != string[-_CRC_BYTES:]:
             raise self._damaged()
         self._stage += 1
 
