@@ -191,6 +191,15 @@ def test_tables_must_be_built_first() -> None:
         UQDM().eval().compress(torch.zeros(1, 3, 8, 8))
 
 
+def test_weights_that_are_not_finite() -> None:
+    net = UQDM().eval()
+    net.update()
+    net.denoiser.conv_in.weight.data[0, 0, 0, 0] = float("nan")
+    for method in (net.compress, net):
+        with pytest.raises(ValueError, match="not finite"):
+            method(torch.zeros(1, 3, 8, 8))
+
+
 @pytest.fixture(scope="session")
 def coded(net: UQDM, kodak: torch.Tensor) -> tuple[torch.Tensor, list[list[bytes]]]:
     x = kodak[:, :, 100:124, 200:232]

@@ -13,6 +13,8 @@ single-precision floats hold all of them exactly, in whatever order they are add
 
 import math
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +112,21 @@ class ContextPrior(nn.Module):
         """
         _, (row, column) = GROUPS[g]
         plane = torch.from_numpy(inputs)[None, :, row:, column:]
-        conv, conv_bias = self.conv[g].float(), self.conv_bias[g].float()
-        mix, mix_bias = self.mix[g].float(), self.mix_bias[g].float()
-        head, head_bias = self.head[g].float(), self.head_bias[g].float()
+        weights = [buffer[g].float().cpu() for buffer in self.buffers()]
+        with torch.autocast("cpu", enabled=False), _single_precision():
+            shift, change = self._run(plane, *weights).numpy()
+        return shift, change
 
+    @staticmethod
+    def _run(
+        plane: Tensor,
+        conv: Tensor,
+        conv_bias: Tensor,
+        mix: Tensor,
+        mix_bias: Tensor,
+        head: Tensor,
+        head_bias: Tensor,
+    ) -> Tensor:
         outputs = []
         height = (plane.shape[2] - KERNEL) // 2 + 1
         for first in range(0, height, _BAND):
@@ -126,8 +139,22 @@ class ContextPrior(nn.Module):
             out = out.reshape(2, *sums.shape[1:])
             out[0] += sums[-1].to(torch.int64) << (HIDDEN_BITS - INPUT_BITS)
             outputs.append(out)
-        shift, change = torch.cat(outputs, 1).numpy()
-        return shift, change
+        return torch.cat(outputs, 1)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """No bfloat16 in place of single precision, whatever else the caller allows."""
+    operations = (getattr(torch.backends.mkldnn, name, None) for name in ("conv", "matmul"))
+    settings = [op for op in operations if hasattr(op, "fp32_precision")]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before):
+            setting.fp32_precision = precision
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

@@ -186,6 +186,8 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         x_hat = step.denoise(z_t, eps_hat)
         means = step.mean(z_t, x_hat) / step.delta
         scales = step.prior_scale(scale_factor) / step.delta
+        if not self.training and not (means.isfinite().all() and scales.isfinite().all()):
+            raise ValueError("the network's output is not finite: are its weights damaged?")
         return Prediction(x_hat, eps_hat, means, scales)
 
     def forward(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
