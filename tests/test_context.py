@@ -74,6 +74,9 @@ def test_floats_compute_the_integers(largest: int) -> None:
             finally:
                 torch.set_num_threads(threads)
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+        with torch.autocast("cpu"):
+            found = context(inputs, g)
+        assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
 
 
 def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

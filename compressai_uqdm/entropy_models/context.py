@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,8 +146,9 @@ class ContextPrior(nn.Module):
 @contextmanager
 def _single_precision() -> Iterator[None]:
     """No bfloat16 in place of single precision, whatever else the caller allows."""
-    operations = (getattr(torch.backends.mkldnn, name, None) for name in ("conv", "matmul"))
-    settings = [op for op in operations if hasattr(op, "fp32_precision")]
+    mkldnn: Any = torch.backends.mkldnn
+    operations = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
+    settings: list[Any] = [op for op in operations if hasattr(op, "fp32_precision")]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
