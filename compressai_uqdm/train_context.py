@@ -40,12 +40,12 @@ from .entropy_models.context import (
 )
 from .entropy_models.dither import LATTICE, dither
 from .entropy_models.groups import GROUPS
+from .entropy_models.uniform_noise import logistic_log_likelihood
 from .models import UQDM
 from .models.diffusion import image_to_levels, levels_to_x
 from .zoo import load_model
 
 CROP = 64
-
 
 # What 1 is in the fixed-point numbers of each parameter.
 FIXED_POINT = {
@@ -149,9 +149,7 @@ def _where(g: int) -> tuple[slice, slice, slice, slice]:
 
 def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:
     """Bits of a value at v from the prior's location, under noise of width 1."""
-    s = scale * (math.sqrt(3) / math.pi)
-    log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
-    return -(log_p + torch.log(-torch.expm1(-1 / s))) / math.log(2)
+    return -logistic_log_likelihood(v, scale) / math.log(2)
 
 
 def read_crops(photographs: list[Path], count: int, scales: list[int], seed: int) -> Tensor:

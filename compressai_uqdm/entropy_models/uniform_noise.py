@@ -97,10 +97,7 @@ class UniformNoiseConditional(EntropyModel):
         """Density of G convolved with U(-1/2, 1/2), stable in the tails."""
         v = outputs - means
         if self.prior_type == "logistic":
-            s = scales * (math.sqrt(3) / math.pi)
-            # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
-            log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
-            log_p = log_p + torch.log(-torch.expm1(-1 / s))
+            log_p = logistic_log_likelihood(v, scales)
         else:
             v = -v.abs()
             # past 30 deviations nothing is left, and gradients would overflow
@@ -346,6 +343,14 @@ class UniformNoiseConditional(EntropyModel):
     def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
         load_tables(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def logistic_log_likelihood(v: Tensor, scales: Tensor) -> Tensor:
+    """Log density of a logistic G of standard deviation ``scales`` under U(-1/2, 1/2)."""
+    s = scales * (math.sqrt(3) / math.pi)
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
+    log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
+    return log_p + torch.log(-torch.expm1(-1 / s))
 
 
 class Correction:
