@@ -21,10 +21,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .datasets import Photographs
 from .entropy_models.context import (
     HIDDEN_BITS,
     HIDDEN_MAX,
@@ -40,12 +40,13 @@ from .entropy_models.context import (
 )
 from .entropy_models.dither import LATTICE, dither
 from .entropy_models.groups import GROUPS
-from .entropy_models.uniform_noise import logistic_log_likelihood
+from .entropy_models.uniform_noise import UniformNoiseConditional
 from .models import UQDM
 from .models.diffusion import image_to_levels, levels_to_x
+from .models.windows import WINDOW
 from .zoo import load_model
 
-CROP = 64
+CROP = WINDOW
 
 # What 1 is in the fixed-point numbers of each parameter.
 FIXED_POINT = {
@@ -68,6 +69,9 @@ class StageData(NamedTuple):
 class FloatContext(nn.Module):
     """The context network in floats: :class:`.ContextPrior` before rounding.
 
+    Args:
+        prior: the stage's prior, whose location and scale it corrects.
+
     Attributes:
         visible: the groups that each group sees; all before it.
     """
@@ -79,8 +83,9 @@ class FloatContext(nn.Module):
     head: nn.Parameter
     head_bias: nn.Parameter
 
-    def __init__(self) -> None:
+    def __init__(self, prior: UniformNoiseConditional) -> None:
         super().__init__()
+        self.log_likelihood = prior.log_likelihood
         self.visible = [range(g) for g in range(len(GROUPS))]
         for name, shape in shapes().items():
             parameter = nn.Parameter(torch.zeros(shape))
@@ -121,7 +126,7 @@ class FloatContext(nn.Module):
             where = (slice(None), channel, slice(row, None, 2), slice(column, None, 2))
             d = ((shift + linear) * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
             s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
-            bits.append(logistic_bits(r[where] - d, s).sum())
+            bits.append(self.log_likelihood(r[where] - d, s).sum() / -math.log(2))
         return torch.stack(bits)
 
     @torch.no_grad()
@@ -147,42 +152,12 @@ def _where(g: int) -> tuple[slice, slice, slice, slice]:
     return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
 
 
-def logistic_bits(v: Tensor, scale: Tensor) -> Tensor:
-    """Bits of a value at v from the prior's location, under noise of width 1."""
-    return -logistic_log_likelihood(v, scale) / math.log(2)
-
-
-def read_crops(photographs: list[Path], count: int, scales: list[int], seed: int) -> Tensor:
-    """Crops of photographs, box-averaged by whole factors: uint8, ``[n, 3, 64, 64]``.
-
-    All factors are equally frequent. Half of the crops get another brightness, contrast
-    and white point, since few photographs show few of them.
-    """
+def read_crops(photographs: Path, count: int, max_factor: int, seed: int) -> Tensor:
+    """Crops of a folder's photographs: uint8, ``[n, 3, 64, 64]``."""
+    images = Photographs(photographs, max_factor=max_factor, vary_colours=True)
     rng = random.Random(seed)
-    images: dict[int, list[np.ndarray]] = {}
-    for path in photographs:
-        image = np.asarray(Image.open(path).convert("RGB"), np.float32)
-        for scale in scales:
-            h, w = (side // scale for side in image.shape[:2])
-            if min(h, w) >= CROP:
-                boxes = image[: h * scale, : w * scale].reshape(h, scale, w, scale, 3)
-                images.setdefault(scale, []).append(boxes.mean((1, 3)))
-    if not images:
-        raise ValueError(f"no photograph has {CROP} x {CROP} pixels")
-    crops = []
-    for _ in range(count):
-        image = rng.choice(images[rng.choice(list(images))])
-        y = rng.randrange(image.shape[0] - CROP + 1)
-        x = rng.randrange(image.shape[1] - CROP + 1)
-        crop = image[y : y + CROP, x : x + CROP]
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        if rng.random() < 0.5:
-            contrast, brightness = rng.uniform(0.6, 1.2), rng.uniform(20, 235)
-            white = np.array([rng.uniform(0.85, 1.15) for _ in range(3)])
-            crop = ((crop - crop.mean()) * contrast + brightness) * white
-        crops.append(np.rint(crop).clip(0, 255).astype(np.uint8))
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+    draws = [(rng.randrange(len(images)), rng.randrange(2**31)) for _ in range(count)]
+    return images.batch(*zip(*draws))
 
 
 @torch.no_grad()
@@ -240,7 +215,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="file to write, .npz")
     parser.add_argument("--initial", type=Path, help="context to go on from")
     parser.add_argument("--crops", type=int, default=600)
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--max-factor", type=int, default=5, help="largest box average")
     parser.add_argument("--steps", type=int, default=1000, help="for each stage")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
@@ -256,23 +231,21 @@ def main(argv: list[str]) -> None:
         if path.exists()
         else load_model(args.model, quality=1, pretrained=True)
     )
-    suffixes = (".png", ".jpg", ".jpeg")
-    files = sorted(f for f in args.photographs.glob("*") if f.suffix.lower() in suffixes)
-    if not files:
-        raise SystemExit(f"no PNG or JPEG files in {args.photographs}")
     initial = [ContextPrior() for _ in net.priors]
     if args.initial:
         load_contexts(args.initial, initial)
-    crops = read_crops(files, args.crops, args.scales, args.seed)
+    try:
+        crops = read_crops(args.photographs, args.crops, args.max_factor, args.seed)
+    except ValueError as error:
+        raise SystemExit(f"{error}") from error
     contexts, log = [], dict[str, dict[str, Any]]()
     log["arguments"] = {k: str(v) for k, v in vars(args).items()}
-    for i, data in enumerate(collect(net, crops)):
+    for i, (prior, data) in enumerate(zip(net.priors, collect(net, crops))):
         stage = f"stage {i + 1}"
-        before = (
-            logistic_bits(data.residuals / LATTICE, data.scales).sum() / crops[:, 0].numel()
-        )
+        log_p = prior.log_likelihood(data.residuals / LATTICE, data.scales)
+        before = log_p.sum() / (-math.log(2) * crops[:, 0].numel())
         torch.manual_seed(args.seed)
-        context = FloatContext()
+        context = FloatContext(prior)
         if args.initial:
             context.from_integers(initial[i])
         # what little the first stage holds is soon learned by heart

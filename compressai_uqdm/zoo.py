@@ -1,4 +1,7 @@
-"""Our models, put into CompressAI's zoo on import, and where weights come from."""
+"""Our models, put into CompressAI's zoo on import, and where weights come from.
+
+Our data sets and criterion enter CompressAI's registries with them.
+"""
 
 import functools
 import hashlib
@@ -17,6 +20,8 @@ from huggingface_hub.utils import (
     enable_progress_bars,
 )
 
+from . import datasets as datasets
+from . import losses as losses
 from .models.checkpoint import allow_published_files
 from .models.config import PUBLISHED
 from .models.uqdm import UQDM, ContextUQDM

@@ -67,7 +67,7 @@ class UniformNoiseConditional(EntropyModel):
         low, high = (math.log(scale) for scale in SCALE_SPAN)
         self.quantiles = nn.Parameter(torch.tensor([low, (low + high) / 2, high]))
         self.register_buffer("scale_table", torch.Tensor())
-        self.register_buffer("_log_scales", torch.Tensor(), persistent=False)
+        self._log_scales = torch.Tensor()
         self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
 
     def forward(
@@ -90,21 +90,30 @@ class UniformNoiseConditional(EntropyModel):
         else:
             outputs = self.quantize_universally(inputs, means, dither)
         if self.training:
-            self._log_scales = scales.detach().float().log().flatten()
+            self.observe(scales)
         return outputs, self.likelihood(outputs, scales, means)
 
     def likelihood(self, outputs: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """Density of G convolved with U(-1/2, 1/2), stable in the tails."""
-        v = outputs - means
-        if self.prior_type == "logistic":
-            log_p = logistic_log_likelihood(v, scales)
-        else:
-            v = -v.abs()
-            # past 30 deviations nothing is left, and gradients would overflow
-            log_a = torch.special.log_ndtr(((v + 0.5) / scales).clamp(min=-30))
-            log_b = torch.special.log_ndtr(((v - 0.5) / scales).clamp(min=-31))
-            log_p = log_a + torch.log(-torch.expm1(log_b - log_a))
+        log_p = self.log_likelihood(outputs - means, scales)
         return self.likelihood_lower_bound(log_p.exp())
+
+    def log_likelihood(self, v: Tensor, scales: Tensor) -> Tensor:
+        """The logarithm of that density, at v from the location."""
+        if self.prior_type == "logistic":
+            s = scales * (math.sqrt(3) / math.pi)
+            # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
+            log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
+            return log_p + torch.log(-torch.expm1(-1 / s))
+        v = -v.abs()
+        # past 30 deviations nothing is left, and gradients would overflow
+        log_a = torch.special.log_ndtr(((v + 0.5) / scales).clamp(min=-30))
+        log_b = torch.special.log_ndtr(((v - 0.5) / scales).clamp(min=-31))
+        return log_a + torch.log(-torch.expm1(log_b - log_a))
+
+    def observe(self, scales: Tensor) -> None:
+        """Take note of scales, for :meth:`loss`."""
+        self._log_scales = scales.detach().float().log().flatten()
 
     def loss(self) -> Tensor:
         """Quantile (pinball) loss of ``quantiles`` on the scales last seen in training."""
@@ -343,14 +352,6 @@ class UniformNoiseConditional(EntropyModel):
     def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]
         load_tables(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def logistic_log_likelihood(v: Tensor, scales: Tensor) -> Tensor:
-    """Log density of a logistic G of standard deviation ``scales`` under U(-1/2, 1/2)."""
-    s = scales * (math.sqrt(3) / math.pi)
-    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
-    log_p = F.logsigmoid((v + 0.5) / s) + F.logsigmoid((0.5 - v) / s)
-    return log_p + torch.log(-torch.expm1(-1 / s))
 
 
 class Correction:

@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .config import UQDMConfig
 
@@ -96,11 +97,16 @@ class Denoiser(nn.Module):
 
     Args:
         config: the model's configuration.
+
+    Attributes:
+        gradient_checkpointing: in training, keep only what enters a block, and compute
+            the rest again on the way back.
     """
 
     def __init__(self, config: UQDMConfig):
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         D, C = config.embedding_dim, config.n_channels
         self.embed_conditioning = nn.Sequential(
             nn.Linear(D, 4 * D), nn.SiLU(), nn.Linear(4 * D, 4 * D), nn.SiLU()
@@ -141,19 +147,24 @@ class Denoiser(nn.Module):
         skips = []
         for block in self.down_blocks:
             skips.append(h)
-            h = block(h, cond)
+            h = self._run(block, h, cond)
         skips.append(h)
-        h = self.mid_resnet_block_1(h, cond)
-        h = self.mid_attn_block(h)
-        h = self.mid_resnet_block_2(h, cond)
+        h = self._run(self.mid_resnet_block_1, h, cond)
+        h = self._run(self.mid_attn_block, h)
+        h = self._run(self.mid_resnet_block_2, h, cond)
         for block in self.up_blocks:
-            h = block(torch.cat([h, skips.pop()], 1), cond)
+            h = self._run(block, torch.cat([h, skips.pop()], 1), cond)
         h = self.conv_out(h)
 
         if not self.config.learned_prior_scale:
             return h + z, torch.ones_like(z)
         eps, rest = h.chunk(2, 1)
         return eps + z, F.softplus(rest + math.log(math.e - 1))
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def _embed_time(self, gamma: Tensor) -> Tensor:
         # sines, then cosines, of 1000 t at D / 2 timescales: [1 or B, D]; the published

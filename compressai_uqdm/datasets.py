@@ -1,0 +1,278 @@
+"""Images to train on: ImageNet 64x64 as it is published, and folders of photographs.
+
+Both are in CompressAI's registry of datasets and give images as its ``ImageFolder``
+does; ``batch`` gives many at once to the trainer.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import struct
+import tempfile
+import zipfile
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressai.registry import register_dataset
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["ImageNet64", "Photographs"]
+
+Transform = Callable[[Image.Image], Any]
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+KEPT_BYTES = 256 << 20
+"""Photographs that take less than this, decoded, are decoded once."""
+
+
+@register_dataset("ImageNet64")
+class ImageNet64(Dataset):
+    """ImageNet at 64x64, box-averaged, from the npz files it is published as.
+
+    .. code-block:: none
+
+        root/
+          ...train...npz    each with ``data``, (n, 12288) uint8, channel-major
+          ...val...npz
+          removed.npy       indexes, over all val images, of duplicates to leave out
+
+    Images are read from the files as they are needed, so that memory does not grow with
+    them. Compressed arrays are unpacked once, beside the file, as ``.npy``.
+
+    Args:
+        root: the folder.
+        transform: takes a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
+        split: ``"train"`` or ``"val"`` (``"test"`` is the same).
+
+    Raises:
+        ValueError: a file has another layout, or there is none.
+    """
+
+    def __init__(
+        self, root: str | Path, transform: Transform | None = None, split: str = "train"
+    ):
+        if split not in ("train", "val", "test"):
+            raise ValueError(f'split must be "train", "val" or "test", got {split!r}')
+        name = "train" if split == "train" else "val"
+        files = sorted(Path(root).glob(f"*{name}*.npz"))
+        if not files:
+            raise ValueError(f"no *{name}*.npz in {root}")
+        self.transform = transform
+        self.arrays = [_open_array(file) for file in files]
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+        self.indexes = np.arange(self.ends[-1])
+        if name == "val" and (Path(root) / "removed.npy").exists():
+            removed = np.load(Path(root) / "removed.npy").ravel()
+            whole = np.issubdtype(removed.dtype, np.integer)
+            if not whole or (removed.size and not 0 <= removed.min() <= removed.max()):
+                raise ValueError(f"{root}/removed.npy: expected indexes of images")
+            if removed.size and removed.max() >= len(self.indexes):
+                raise ValueError(
+                    f"{root}/removed.npy: image {removed.max()} of {len(self.indexes)}"
+                )
+            self.indexes = np.delete(self.indexes, removed)
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def __getitem__(self, index: int) -> Any:
+        image = Image.fromarray(self.batch([index])[0].permute(1, 2, 0).numpy())
+        return self.transform(image) if self.transform else image
+
+    def batch(self, indexes: Sequence[int], keys: Sequence[int] = ()) -> Tensor:
+        """Images as uint8, ``[n, 3, 64, 64]``.
+
+        Args:
+            indexes: which, each in 0..len-1.
+            keys: not used; an image is always whole.
+        """
+        where = self.indexes[np.asarray(indexes)]
+        files = np.searchsorted(self.ends, where, "right")
+        starts = np.concatenate([[0], self.ends])
+        out = np.empty((len(where), 3 * 64 * 64), np.uint8)
+        for file in np.unique(files):
+            chosen = files == file
+            out[chosen] = self.arrays[file][where[chosen] - starts[file]]
+        return torch.from_numpy(out).view(-1, 3, 64, 64)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    """``data`` of an npz file, mapped into memory."""
+    unpacked = path.with_suffix(".data.npy")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "data.npy" not in archive.namelist():
+                held = ", ".join(archive.namelist())
+                raise ValueError(f"{path}: expected an array data, got {held}")
+            member = archive.getinfo("data.npy")
+            _check_layout(path, archive)
+            if member.compress_type == zipfile.ZIP_STORED:
+                return _map_member(path, archive, member)
+            if not unpacked.exists() or unpacked.stat().st_size != member.file_size:
+                log.warning("%s is compressed: unpacking it to %s", path, unpacked)
+                _unpack(archive, unpacked)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return np.load(unpacked, mmap_mode="r")
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _check_layout(path: Path, archive: zipfile.ZipFile) -> None:
+    with archive.open("data.npy") as file:
+        try:
+            shape, fortran, dtype = _read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: data is no array: {error}") from error
+    if len(shape) != 2 or shape[1] != 3 * 64 * 64 or dtype != np.uint8 or fortran:
+        raise ValueError(
+            f"{path}: expected data of shape (n, 12288), uint8, got {shape}, {dtype}"
+        )
+
+
+def _map_member(
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> np.ndarray:
+    with path.open("rb") as file:
+        # a local header: 30 bytes, of which the last four tell the lengths of two fields
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+        file.seek(member.header_offset + 30 + name + extra)
+        shape, _, dtype = _read_header(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape)
+
+
+def _unpack(archive: zipfile.ZipFile, path: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
+        try:
+            with archive.open("data.npy") as file:
+                while chunk := file.read(1 << 24):
+                    temporary.write(chunk)
+            os.replace(temporary.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary.name)
+            raise
+
+
+@register_dataset("Photographs")
+class Photographs(Dataset):
+    """Random crops of photographs, box-averaged by a random whole factor.
+
+    Args:
+        root: a folder of images, flat, or with folders ``train`` and ``test`` as for
+            CompressAI's ``ImageFolder``.
+        transform: takes a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
+        split: the folder to look in, where it exists.
+        size: side of the crops, in pixels.
+        max_factor: largest factor to average by; 1 leaves photographs as they are.
+        vary_colours: give half of the crops another brightness, contrast and white
+            point, where a few photographs must stand for many.
+
+    Raises:
+        ValueError: there is no image of that size.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        transform: Transform | None = None,
+        split: str = "train",
+        size: int = 64,
+        max_factor: int = 5,
+        vary_colours: bool = False,
+    ):
+        folder = Path(root) / split if (Path(root) / split).is_dir() else Path(root)
+        self.transform, self.size, self.max_factor = transform, size, max_factor
+        self.vary_colours = vary_colours
+        self.files: list[Path] = []
+        self.factors: list[int] = []  # the largest that leaves an image of that size
+        n_bytes = 0
+        found = folder.rglob("*") if folder.is_dir() else ()
+        for file in sorted(f for f in found if f.suffix.lower() in SUFFIXES):
+            try:
+                with Image.open(file) as image:
+                    sides = image.size
+            except Exception as error:  # Pillow's plugins fail in many ways
+                log.warning("left out %s: it cannot be read (%s)", file, error)
+                continue
+            if min(sides) < size:
+                log.warning("left out %s: %s x %s is less than %s", file, *sides, size)
+                continue
+            self.files.append(file)
+            self.factors.append(min(max_factor, min(sides) // size))
+            n_bytes += 3 * sides[0] * sides[1]
+        if not self.files:
+            raise ValueError(f"no images of at least {size} x {size} pixels in {folder}")
+        self._kept: dict[int, np.ndarray] | None = {} if n_bytes < KEPT_BYTES else None
+        self._damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        key = int(torch.randint(2**31, ()))
+        image = Image.fromarray(self.crop(index, key).transpose(1, 2, 0))
+        return self.transform(image) if self.transform else image
+
+    def batch(self, indexes: Sequence[int], keys: Sequence[int]) -> Tensor:
+        """Crops as uint8, ``[n, 3, size, size]``.
+
+        Args:
+            indexes: the photographs, each in 0..len-1.
+            keys: what decides, for each, about factor, place and flip.
+        """
+        return torch.from_numpy(np.stack([self.crop(*i) for i in zip(indexes, keys)]))
+
+    def crop(self, index: int, key: int) -> np.ndarray:
+        """One crop, uint8, ``[3, size, size]``."""
+        index, photograph = self._readable(index)
+        rng = random.Random(key)
+        factor, side = rng.randint(1, self.factors[index]), self.size
+        y, x = (rng.randint(0, n - side * factor) for n in photograph.shape[:2])
+        crop = photograph[y : y + side * factor, x : x + side * factor]
+        if factor > 1:
+            boxes = crop.reshape(side, factor, side, factor, 3)
+            crop = boxes.mean((1, 3), dtype=np.float32)
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        if self.vary_colours and rng.random() < 0.5:
+            contrast, brightness = rng.uniform(0.6, 1.2), rng.uniform(20, 235)
+            white = np.array([rng.uniform(0.85, 1.15) for _ in range(3)], np.float32)
+            crop = ((crop - crop.mean()) * contrast + brightness) * white
+        levels = np.rint(crop).clip(0, 255).astype(np.uint8)
+        return np.ascontiguousarray(levels.transpose(2, 0, 1))
+
+    def _readable(self, index: int) -> tuple[int, np.ndarray]:
+        """A photograph, or the next one that is not damaged."""
+        for i in (*range(index, len(self.files)), *range(index)):
+            if i in self._damaged:
+                continue
+            try:
+                return i, self._read(i)
+            except Exception as error:  # as above
+                self._damaged.add(i)
+                log.warning("left out %s: it is damaged (%s)", self.files[i], error)
+        raise ValueError(f"none of the {len(self.files)} images can be read")
+
+    def _read(self, index: int) -> np.ndarray:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        with Image.open(self.files[index]) as image:
+            photograph = np.asarray(image.convert("RGB"))
+        if self._kept is not None:
+            self._kept[index] = photograph
+        return photograph
