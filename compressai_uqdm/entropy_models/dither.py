@@ -102,7 +102,8 @@ def uniform(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
         shape: shape of the result.
 
     Returns:
-        float64 tensor of that shape, on the CPU.
+        float64 tensor of that shape, on the CPU; its values are exact in float32.
     """
     words = _words(seed, _SAMPLING_STREAM + stream, int(np.prod(shape)), "<u4")
-    return torch.from_numpy((words + 0.5) / 2.0**32).reshape(shape)
+    # 23 bits: more would be rounded to 1 by float32, whose logit is infinite
+    return torch.from_numpy(((words >> 9) + 0.5) / 2.0**23).reshape(shape)
