@@ -18,6 +18,7 @@ __all__ = [
     "FRACTION_BITS",
     "LATTICE",
     "dither",
+    "gaussian_noise",
     "prior_sample",
     "split_dither",
     "uniform",
@@ -91,6 +92,21 @@ def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
     index = np.searchsorted(_z1_cdf(), words.astype(np.float64), side="right")
     z_1 = (index - _Z1_LIMIT).astype(np.float32) * np.float32(_Z1_PITCH)
     return torch.from_numpy(z_1).reshape(shape)
+
+
+def gaussian_noise(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
+    """The noise of a stage where it is Gaussian and there is no dither.
+
+    Args:
+        seed: seed of the picture.
+        stage: number of the stage, from 0.
+        shape: shape of the latents of one picture, ``[C, H, W]``.
+
+    Returns:
+        samples of N(0, 1), float64 tensor of that shape, on the CPU.
+    """
+    words = _words(seed, stage, int(np.prod(shape)), "<u4")
+    return torch.special.ndtri(torch.from_numpy((words + 0.5) / 2.0**32)).reshape(shape)
 
 
 def uniform(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:

@@ -49,7 +49,7 @@ class NoiseSchedule(nn.Module):
         return self.b.double() + w * t
 
     def step(self, i: int | Tensor) -> "Step":
-        """The step from t = 1 - i / T to the next smaller time, i = 0..T-1."""
+        """Step i = 0..T-1, from t = 1 - i / T on; numbers in a tensor are float64."""
         T = self.config.n_timesteps
         scale = self.config.base_prior_scale
         return Step(self(1 - i / T), self(1 - (i + 1) / T), scale)
