@@ -13,6 +13,7 @@ from . import plugin
 if TYPE_CHECKING:
     from .entropy_models import DamagedStringError as DamagedStringError
     from .models import UQDM as UQDM
+    from .models import VDM as VDM
     from .models import ContextUQDM as ContextUQDM
     from .models import UQDMConfig as UQDMConfig
 
@@ -23,8 +24,9 @@ _HOMES = {
     "DamagedStringError": ".entropy_models",
     "UQDM": ".models",
     "UQDMConfig": ".models",
+    "VDM": ".models",
 }
-__all__ = ["ContextUQDM", "DamagedStringError", "UQDM", "UQDMConfig", "__version__"]
+__all__ = ["ContextUQDM", "DamagedStringError", "UQDM", "UQDMConfig", "VDM", "__version__"]
 
 plugin.autoload()
 

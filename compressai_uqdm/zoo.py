@@ -22,9 +22,11 @@ from huggingface_hub.utils import (
 
 from . import datasets as datasets
 from . import losses as losses
+from .models.base import DiffusionModel
 from .models.checkpoint import allow_published_files
-from .models.config import PUBLISHED
+from .models.config import GAUSSIAN, PUBLISHED
 from .models.uqdm import UQDM, ContextUQDM
+from .models.vdm import VDM
 
 __all__ = ["find_weights", "load_model"]
 
@@ -33,9 +35,10 @@ LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
 FILES = ("config.json", "checkpoint.pt")
 
 CONTEXT = "-ctx"
-ARCHITECTURES: dict[str, type[UQDM]] = {
+ARCHITECTURES: dict[str, type[DiffusionModel]] = {
     **{name: UQDM for name in PUBLISHED},
     **{name + CONTEXT: ContextUQDM for name in PUBLISHED},
+    **{name: VDM for name in GAUSSIAN},
 }
 
 # SHA-256 of the published weights, where we had the file to take it of.
@@ -51,27 +54,34 @@ def load_model(
     pretrained: bool = False,
     progress: bool = True,
     **kwargs: Any,
-) -> UQDM:
+) -> DiffusionModel:
     """A model of the zoo.
 
     Args:
         name: ``"uqdm-tiny"``, ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, or
-            one of these with ``"-ctx"``, the same weights with the context prior.
-        quality: number of stages to code, 1 (coarsest) to 5 (lossless).
+            one of these with ``"-ctx"``, the same weights with the context prior, or
+            with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion.
+        quality: number of stages to code, 1 (coarsest) to 5 (lossless); of a ``vdm``, to
+            21, or its ``n_timesteps`` and one more.
         metric: ``"mse"``; there are no weights for another.
         pretrained: whether to load the published weights (their average over training).
         progress: show the progress of a download.
-        kwargs: further arguments of :class:`UQDM`.
+        kwargs: further arguments of the model's class.
 
     Raises:
         ValueError: quality or metric is none of these.
-        FileNotFoundError: the weights were not found.
+        FileNotFoundError: the weights were not found, or none are published.
     """
     if metric != "mse":
         raise ValueError(f'metric must be "mse", got {metric!r}')
     published, cls = name.removesuffix(CONTEXT), ARCHITECTURES[name]
     if not pretrained:
-        return cls(PUBLISHED[published], quality=quality, **kwargs)
+        return cls({**PUBLISHED, **GAUSSIAN}[published], quality=quality, **kwargs)
+    if published in GAUSSIAN:
+        raise FileNotFoundError(
+            f"no weights of {name} are published: train it, with CompressAI's train.py for "
+            "one, and load it with VDM.from_checkpoint or eval_model's checkpoint"
+        )
     folder = find_weights(published, progress)
     return cls.from_checkpoint(folder, quality=quality, **kwargs)
 
@@ -134,7 +144,7 @@ def _register() -> None:
     """Append our models to CompressAI's, so that the ids of its own stay."""
     allow_published_files()
     for name, cls in ARCHITECTURES.items():
-        entry: Callable[..., UQDM] = functools.partial(load_model, name)
+        entry: Callable[..., DiffusionModel] = functools.partial(load_model, name)
         functools.update_wrapper(entry, load_model)
         compressai_zoo.image_models[name] = entry
         compressai_zoo.models[name] = entry

@@ -14,7 +14,12 @@ from scipy import stats
 from compressai_uqdm import DamagedStringError
 from compressai_uqdm.entropy_models import PixelConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
-from compressai_uqdm.entropy_models.dither import dither, prior_sample, split_dither
+from compressai_uqdm.entropy_models.dither import (
+    dither,
+    prior_sample,
+    split_dither,
+    uniform,
+)
 from compressai_uqdm.entropy_models.groups import GROUPS, group
 from compressai_uqdm.entropy_models.tables import (
     exp,
@@ -72,6 +77,14 @@ def test_dither_and_first_latent_are_what_they_should_be() -> None:
     assert stats.kstest(z_1, "norm").statistic < 0.005
     assert not torch.equal(words, dither(1, 0, (3, 300, 300)))
     assert not torch.equal(words, dither(0, 1, (3, 300, 300)))
+
+
+def test_samples_stay_inside_their_range_in_single_precision() -> None:
+    """One in 2^25 was rounded to 1, and made ancestral pictures of Kodak infinite."""
+    u = uniform(2, 4, (3, 512, 768))
+    assert (u.float().double() == u).all()
+    assert u.float().logit().isfinite().all()
+    assert stats.kstest(u.flatten()[:100_000].numpy(), "uniform").pvalue > 1e-3
 
 
 def test_groups_hold_every_value_once() -> None:

@@ -3,12 +3,14 @@ import compressai.zoo  # noqa: F401  isort: skip
 
 from .coder import DamagedStringError
 from .context import ContextConditional
+from .gaussian_noise import GaussianNoiseConditional
 from .pixel import PixelConditional
 from .uniform_noise import UniformNoiseConditional
 
 __all__ = [
     "ContextConditional",
     "DamagedStringError",
+    "GaussianNoiseConditional",
     "PixelConditional",
     "UniformNoiseConditional",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "FRACTION_BITS",
     "LATTICE",
     "dither",
+    "gaussian_noise",
     "prior_sample",
     "split_dither",
     "uniform",
@@ -93,6 +94,21 @@ def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(z_1).reshape(shape)
 
 
+def gaussian_noise(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
+    """The noise of a stage where it is Gaussian and there is no dither.
+
+    Args:
+        seed: seed of the picture.
+        stage: number of the stage, from 0.
+        shape: shape of the latents of one picture, ``[C, H, W]``.
+
+    Returns:
+        samples of N(0, 1), float64 tensor of that shape, on the CPU.
+    """
+    words = _words(seed, stage, int(np.prod(shape)), "<u4")
+    return torch.special.ndtri(torch.from_numpy((words + 0.5) / 2.0**32)).reshape(shape)
+
+
 def uniform(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
     """Numbers uniform on (0, 1) for reconstructions that sample.
 
@@ -102,7 +118,8 @@ def uniform(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
         shape: shape of the result.
 
     Returns:
-        float64 tensor of that shape, on the CPU.
+        float64 tensor of that shape, on the CPU; its values are exact in float32.
     """
     words = _words(seed, _SAMPLING_STREAM + stream, int(np.prod(shape)), "<u4")
-    return torch.from_numpy((words + 0.5) / 2.0**32).reshape(shape)
+    # 23 bits: more would be rounded to 1 by float32, whose logit is infinite
+    return torch.from_numpy(((words >> 9) + 0.5) / 2.0**23).reshape(shape)

@@ -3,5 +3,6 @@ import compressai.zoo  # noqa: F401  isort: skip
 
 from .config import UQDMConfig
 from .uqdm import UQDM, ContextUQDM
+from .vdm import VDM
 
-__all__ = ["ContextUQDM", "UQDM", "UQDMConfig"]
+__all__ = ["VDM", "ContextUQDM", "UQDM", "UQDMConfig"]

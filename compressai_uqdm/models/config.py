@@ -3,7 +3,7 @@
 import json
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 
 from torch import Tensor
 
-__all__ = ["PUBLISHED", "UQDMConfig"]
+__all__ = ["GAUSSIAN", "PUBLISHED", "UQDMConfig"]
 
 # In the published files, but about training only.
 _TRAINING_KEYS = {"ema_rate"}
@@ -162,3 +162,17 @@ PUBLISHED = {
     "uqdm-medium": UQDMConfig(embedding_dim=256, n_blocks=32, norm_groups=32),
     "uqdm-big": UQDMConfig(embedding_dim=256, n_blocks=64, norm_groups=32),
 }
+
+GAUSSIAN = {
+    name.replace("uqdm", "vdm"): replace(
+        config,
+        n_timesteps=20,
+        prior_type="normal",
+        learned_prior_scale=False,
+        base_prior_scale="default",
+    )
+    for name, config in PUBLISHED.items()
+}
+"""The same networks as Gaussian diffusions, whose priors have their posteriors' variance.
+
+The figures published with UQDM show such a baseline at 20 steps."""

@@ -38,31 +38,33 @@ class NoiseSchedule(nn.Module):
             if not config.fix_gamma_max:
                 self.b = nn.Parameter(torch.tensor(config.gamma_min))
 
-    def forward(self, t: float) -> Tensor:
-        """gamma(t) for a time in [0, 1], a float64 scalar."""
+    def forward(self, t: float | Tensor) -> Tensor:
+        """gamma(t) for times in [0, 1], float64, a scalar or the shape of ``t``."""
         low, high = self.config.gamma_min, self.config.gamma_max
         if self.config.noise_schedule == "fixed_linear":
-            return torch.tensor(low + (high - low) * t, dtype=torch.float64)
+            return torch.as_tensor(low + (high - low) * t, dtype=torch.float64)
         w = self.w.double().abs()
         if self.config.fix_gamma_max:
             return w * (t - 1) + high
         return self.b.double() + w * t
 
+    def step(self, i: int | Tensor) -> "Step":
+        """Step i = 0..T-1, from t = 1 - i / T on; numbers in a tensor are float64."""
+        T = self.config.n_timesteps
+        scale = self.config.base_prior_scale
+        return Step(self(1 - i / T), self(1 - (i + 1) / T), scale)
+
     def steps(self) -> list["Step"]:
         """The T steps, from t = 1 down to s = 0."""
-        T = self.config.n_timesteps
-        gammas = [self(1 - i / T) for i in range(T + 1)]
-        return [
-            Step(gamma_t, gamma_s, self.config.base_prior_scale)
-            for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:])
-        ]
+        return [self.step(i) for i in range(self.config.n_timesteps)]
 
 
 @dataclass(frozen=True)
 class Step:
     """The equations of one step from time t to time s < t.
 
-    Scalars are float64 tensors, so that gradients reach a learned schedule.
+    gamma_t and gamma_s are float64 tensors, so that gradients reach a learned schedule:
+    scalars, or ``[B, 1, 1, 1]`` where every image has a step of its own.
     """
 
     gamma_t: Tensor

@@ -1,93 +1,32 @@
 """UQDM: progressive compression with a universally quantized diffusion model."""
 
-import functools
-
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn as nn
 
-from compressai.models import CompressionModel
 from compressai.registry import register_model
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
 from ..entropy_models.coder import StreamDecoder, StreamEncoder, check_strings
 from ..entropy_models.context import ContextConditional, load_contexts
-from ..entropy_models.dither import (
-    FRACTION_BITS,
-    LATTICE,
-    dither,
-    prior_sample,
-    uniform,
-)
-from ..entropy_models.pixel import PixelConditional
+from ..entropy_models.dither import FRACTION_BITS, LATTICE, dither, uniform
 from ..entropy_models.uniform_noise import UniformNoiseConditional
-from .checkpoint import Weights, config_of, published_weights, read_checkpoint
+from .base import DiffusionModel, Latent, Reconstruction
 from .config import UQDMConfig
-from .denoiser import Denoiser
-from .diffusion import (
-    NoiseSchedule,
-    Step,
-    image_to_levels,
-    levels_to_x,
-    prior_kl,
-    sharpness,
-    x_to_levels,
-)
-from .windows import run_in_windows
+from .diffusion import levels_to_x, prior_kl, sharpness, x_to_levels
 
 __all__ = ["UQDM", "ContextUQDM"]
-
-Reconstruction = Literal["denoise", "ancestral", "flow_based"]
-
-WINDOW_BATCH = {"cpu": 4, "cuda": 32}
-"""Windows that the network sees at a time."""
 
 MAX_PIXELS = 1 << 28
 """Largest image that is decoded: a damaged shape must not take all memory."""
 
 
-class Prediction(NamedTuple):
-    """What the network says at z_t, each ``[B, 3, H, W]``."""
-
-    x_hat: Tensor  # the image, in [-1, 1]
-    eps_hat: Tensor  # the noise in z_t
-    means: Tensor  # location of z_s under the prior, in units of Delta
-    scales: Tensor  # its standard deviation, likewise
-
-
-@dataclass
-class Latent:
-    """A picture of which ``stage`` stages are known.
-
-    ``z`` is then z_t at t = 1 - stage / T, and ``levels`` the pixels once all are.
-    """
-
-    model: "UQDM"
-    z: Tensor
-    stage: int = 0
-    levels: Tensor | None = None
-
-    @functools.cached_property
-    def step(self) -> Step:
-        return self.model.noise_schedule.steps()[self.stage]
-
-    @functools.cached_property
-    def prediction(self) -> Prediction:
-        return self.model.predict(self.z, self.step)
-
-    def next(self, y: Tensor) -> "Latent":
-        """The picture one stage on, where the latent is y, in units of Delta."""
-        return Latent(self.model, self.step.delta * y, self.stage + 1)
-
-
 @register_model("uqdm")
-class UQDM(CompressionModel, PyTorchModelHubMixin):
+class UQDM(DiffusionModel):
     r"""Universally Quantized Diffusion Model from Y. Yang, J. Will, S. Mandt:
     `"Progressive Compression with Universally Quantized Diffusion Models"
     <https://arxiv.org/abs/2412.10935>`_, Int. Conf. on Learning Representations
@@ -124,7 +63,6 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             configuration's.
     """
 
-    config_bytes: Tensor
     latent_conditional: type[UniformNoiseConditional] = UniformNoiseConditional
 
     def __init__(
@@ -133,112 +71,45 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         quality: int | None = None,
         overlap: int | None = None,
     ):
-        super().__init__()
-        if overlap is not None:
-            config = replace(config, overlap=overlap)
-        self.config = self._hub_mixin_config = config
-        self.register_buffer("config_bytes", config.to_tensor())
-        self.noise_schedule = NoiseSchedule(config)
-        self.denoiser = Denoiser(config)
+        super().__init__(config, quality, overlap)
         self.latent_conditionals = nn.ModuleList(
-            self.latent_conditional(config.prior_type) for _ in range(config.n_timesteps)
+            self.latent_conditional(self.config.prior_type)
+            for _ in range(self.config.n_timesteps)
         )
-        self.pixel_conditional = PixelConditional()
-        self.quality = self.n_stages if quality is None else quality
-
-    @property
-    def n_stages(self) -> int:
-        """T + 1: the latent stages and the pixels."""
-        return self.config.n_timesteps + 1
 
     @property
     def priors(self) -> list[UniformNoiseConditional]:
         """The priors of the latent stages."""
         return cast(list[UniformNoiseConditional], list(self.latent_conditionals))
 
-    @property
-    def quality(self) -> int:
-        """Number of stages to code, 1..T+1."""
-        return self._quality
-
-    @quality.setter
-    def quality(self, quality: int) -> None:
-        if isinstance(quality, bool) or quality not in range(1, self.n_stages + 1):
-            raise ValueError(
-                f"quality must be an integer in 1..{self.n_stages}, got {quality!r}"
-            )
-        self._quality = int(quality)
-
-    def run_network(self, z_t: Tensor, gamma_t: Tensor) -> list[Tensor]:
-        """``eps_hat`` and ``scale_factor`` at z_t, ``[B, 3, H, W]``, by windows."""
-        weight = self.denoiser.conv_in.weight
-
-        def network(z: Tensor) -> list[Tensor]:
-            outputs = self.denoiser(z.to(weight.dtype), gamma_t)
-            return [output.to(z.dtype) for output in outputs]
-
-        batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
-        return run_in_windows(network, z_t, self.config.overlap, batch)
-
-    def predict(self, z_t: Tensor, step: Step) -> Prediction:
-        """What the network says at z_t, ``[B, 3, H, W]``."""
-        eps_hat, scale_factor = self.run_network(z_t, step.gamma_t)
-        x_hat = step.denoise(z_t, eps_hat)
-        means = step.mean(z_t, x_hat) / step.delta
-        scales = step.prior_scale(scale_factor) / step.delta
-        if not self.training and not (means.isfinite().all() and scales.isfinite().all()):
-            raise ValueError("the network's output is not finite: are its weights damaged?")
-        return Prediction(x_hat, eps_hat, means, scales)
-
-    def forward(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
-        """Estimate rate and distortion.
-
-        In training all T + 1 stages see fresh noise, and their likelihoods, with that
-        of z_1, multiply to the bound on p(x). In evaluation the first ``quality``
-        stages are quantized as in :meth:`compress`, and z_1 costs nothing.
-
-        Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, taken at 8 bits.
-            seed: seed of the dither in evaluation.
-
-        Returns:
-            ``x_hat``, ``[B, 3, H, W]`` in [0, 1], the image after ``quality`` stages
-            (``denoise``), and ``likelihoods``, a tensor ``[B, 3, H, W]`` per stage.
-        """
-        levels = self._check_images(x)
+    def _bound(self, levels: Tensor) -> dict[str, Any]:
+        # all T + 1 stages, as published
         x = levels_to_x(levels, self._dtype)
         steps = self.noise_schedule.steps()
-        likelihoods = {}
-        if self.training:
-            n_coded = self.n_stages
-            z = steps[0].alpha_t * x + steps[0].sigma_t * torch.randn_like(x)
-            likelihoods["prior"] = torch.exp(-prior_kl(x, steps[0].gamma_t)).type_as(x)
-        else:
-            n_coded = self.quality
-            z = prior_sample(seed, x.shape[1:]).to(x).expand_as(x)
-
-        x_hat = x
-        for i, step in enumerate(steps[: n_coded + 1]):
+        z = steps[0].alpha_t * x + steps[0].sigma_t * torch.randn_like(x)
+        likelihoods = {"prior": torch.exp(-prior_kl(x, steps[0].gamma_t)).type_as(x)}
+        x_hat, alpha_0 = x, steps[-1].alpha_s
+        for i, (step, prior) in enumerate(zip(steps, self.priors)):
             p = self.predict(z, step)
             if i == self.quality:
-                x_hat = p.x_hat / steps[-1].alpha_s
-            if i == n_coded:
-                break
-            u = None if self.training else dither(seed, i, x.shape[1:]).to(x.device)
-            y, likelihoods[f"stage_{i + 1}"] = self.priors[i](
-                step.mean(z, x) / step.delta, p.scales, p.means, u
+                x_hat = p.x_hat / alpha_0
+            y, likelihoods[f"stage_{i + 1}"] = prior(
+                step.mean(z, x) / step.delta, p.scales, p.means
             )
             z = step.delta * y
-        z_0 = z / steps[-1].alpha_s
+        z_0 = z / alpha_0
         if self.quality == len(steps):
             x_hat = z_0
-        if n_coded == self.n_stages:
-            kappa = sharpness(steps[-1].gamma_s)
-            likelihoods["pixels"] = self.pixel_conditional(levels, x_to_levels(z_0), kappa)
-        x_hat = x_to_levels(x_hat)
-        if not self.training:
-            x_hat = x_hat.round().clamp(0, 255)
-        return {"x_hat": x_hat / 255, "likelihoods": likelihoods}
+        kappa = sharpness(steps[-1].gamma_s)
+        likelihoods["pixels"] = self.pixel_conditional(levels, x_to_levels(z_0), kappa)
+        return {"x_hat": x_to_levels(x_hat) / 255, "likelihoods": likelihoods}
+
+    def _transition(self, latent: Latent, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        # quantized as in compress
+        step, p = latent.step, latent.prediction
+        u = dither(seed, latent.stage, x.shape[1:]).to(x.device)
+        y = step.mean(latent.z, x) / step.delta
+        return self.priors[latent.stage](y, p.scales, p.means, u)
 
     @torch.no_grad()
     def compress(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
@@ -291,9 +162,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         Args:
             strings: ``strings[stage][image]``, of the first stages, as many as wanted.
             shape: (H, W).
-            reconstruction: how an image is made of a latent: ``"denoise"``, the
-                network's estimate; ``"ancestral"``, sample what was not sent;
-                ``"flow_based"``, follow the probability flow.
+            reconstruction: as of :meth:`estimate`.
             progressive: give the image of every stage.
             seed: the encoder's.
 
@@ -304,11 +173,7 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         Raises:
             ValueError: strings or shape are not those of a picture of this model.
         """
-        if reconstruction not in get_args(Reconstruction):
-            raise ValueError(
-                f"reconstruction must be one of {get_args(Reconstruction)}, got "
-                f"{reconstruction!r}"
-            )
+        self._check_reconstruction(reconstruction)
         batch_size = check_strings(strings, self.n_stages)
         H, W = self._check_shape(shape)
         x_hats: list[list[Tensor]] = []
@@ -349,44 +214,15 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
             levels = torch.from_numpy(pixels)[None].to(latent.z.device)
             yield Latent(self, latent.z, self.n_stages, levels)
 
-    def _reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
-        """Levels 0..255, uint8, of one image."""
-        if latent.levels is not None:
-            return latent.levels
-        T, last = self.config.n_timesteps, self.noise_schedule.steps()[-1]
-        alpha_0 = last.alpha_s
-        if method == "denoise" and latent.stage < T:
-            x_hat = latent.prediction.x_hat / alpha_0
-            return x_to_levels(x_hat).round().clamp(0, 255).to(torch.uint8)
-        while latent.stage < T:
-            p, step = latent.prediction, latent.step
-            if method == "ancestral":
-                z = step.delta * self._sample(latent, seed)
-            else:
-                z = step.flow(latent.z, p.eps_hat)
-            latent = Latent(self, z, latent.stage + 1)
-        positions = x_to_levels(latent.z / alpha_0)
-        if method == "ancestral":
-            kappa = sharpness(last.gamma_s)
-            v = uniform(seed, 2 * T, latent.z.shape).to(positions)
-            positions = self.pixel_conditional.sample(positions, kappa, v)
-        return positions.round().clamp(0, 255).to(torch.uint8)
-
     def _sample(self, latent: Latent, seed: int) -> Tensor:
         """A sample of p(z_s | z_t): G plus the uniform noise, in units of Delta."""
-        p, shape = latent.prediction, latent.z.shape
+        p, shape = latent.prediction, latent.z.shape[1:]
         u, noise = (uniform(seed, 2 * latent.stage + i, shape).to(p.means) for i in (0, 1))
         if self.config.prior_type == "logistic":
             g = torch.logit(u) * (3**0.5 / torch.pi)
         else:
             g = torch.special.ndtri(u)
         return p.means + p.scales * g + noise - 0.5
-
-    def first_latent(self, shape: Sequence[int], seed: int) -> Latent:
-        """z_1 of one image of shape (3, H, W), of which nothing is known yet."""
-        weight = self.denoiser.conv_in.weight
-        z_1 = prior_sample(seed, tuple(shape)).to(weight.device, self._dtype)
-        return Latent(self, z_1[None])
 
     def _positions(self, Z: Tensor, u: Tensor) -> np.ndarray:
         """z_0 / alpha_0 in units of levels with 16 fractional bits, from its lattice."""
@@ -396,29 +232,6 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         points = (Z.cpu().numpy().astype(np.int64) << FRACTION_BITS) - f
         positions = points * round(levels_per_point * 2**28) >> (12 + FRACTION_BITS)
         return positions + int(127.5 * 2**16)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        # of everything outside the network, which may itself be in half precision
-        double = self.denoiser.conv_in.weight.dtype == torch.float64
-        return torch.float64 if double else torch.float32
-
-    @staticmethod
-    def _check_images(x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x)
-            raise ValueError(f"expected images as a tensor of floats, got {kind}")
-        if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
-            hint = ""
-            if x.dim() == 4 and x.shape[1] == 1:
-                hint = "; a grayscale image can be passed as x.expand(-1, 3, -1, -1)"
-            raise ValueError(f"expected RGB images [B, 3, H, W], got {list(x.shape)}{hint}")
-        if not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(
-                "expected images with values in [0, 1], got values from "
-                f"{float(x.min()):g} to {float(x.max()):g}"
-            )
-        return image_to_levels(x)
 
     @staticmethod
     def _check_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -447,73 +260,6 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
     def aux_loss(self) -> Tensor:
         """Quantile loss of the latent priors, for the auxiliary optimizer."""
         return torch.stack([prior.loss() for prior in self.priors]).sum()
-
-    @classmethod
-    def from_state_dict(
-        cls,
-        state_dict: Mapping[str, Any],
-        weights: Weights = "ema",
-        **kwargs: Any,
-    ) -> "UQDM":
-        """A model from its state dict, or from the published checkpoint's dict.
-
-        Args:
-            state_dict: ours, which holds the configuration, or the published one.
-            weights: of a published dict, ``"ema"``, the average over training (fewer
-                bits), ``"ema_schedule"``, with its learned noise schedule (fewer
-                still), or ``"raw"``, the last.
-            kwargs: arguments of the class, such as ``quality``; ``config`` is needed
-                for a dict in the published layout that is none of the published models.
-
-        Raises:
-            ValueError: it is neither, or does not fit its configuration.
-        """
-        if "config_bytes" in state_dict:
-            kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
-            net = cls(**kwargs)
-        else:
-            state_dict = published_weights(state_dict, weights)
-            if "config" not in kwargs:
-                kwargs["config"] = config_of(state_dict)
-            net = cls(**kwargs)
-            # it holds the network; all else stands at its initial value
-            initial = net.state_dict().items()
-            rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
-            state_dict = {**rest, **state_dict}
-        try:
-            net.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise ValueError(f"weights of another architecture: {error}") from error
-        return net
-
-    @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "UQDM":
-        # the mixin would let weights of another model pass, and leave ours random
-        return super()._from_pretrained(strict=strict, **kwargs)
-
-    @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
-    ) -> "UQDM":
-        """A model from a file, ready to code.
-
-        Args:
-            path: a published folder (``config.json``, ``checkpoint.pt``), or a file with
-                a state dict as CompressAI's tools and ours write it.
-            weights: as in :meth:`from_state_dict`.
-            kwargs: arguments of the class, such as ``quality``.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of a UQDM.
-        """
-        path = Path(path)
-        if path.is_dir():
-            kwargs.setdefault("config", UQDMConfig.from_json(path / "config.json"))
-            path = path / "checkpoint.pt"
-        net = cls.from_state_dict(read_checkpoint(path), weights, **kwargs)
-        net.update()
-        return net.eval()
 
 
 CONTEXTS = Path(__file__).parent.parent / "contexts/uqdm-tiny.npz"

@@ -1,0 +1,138 @@
+"""VDM: Gaussian diffusion, the baseline that UQDM is measured against."""
+
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import torch
+
+from compressai.registry import register_model
+from torch import Tensor
+
+from ..entropy_models.dither import gaussian_noise, uniform
+from ..entropy_models.gaussian_noise import GaussianNoiseConditional
+from .base import DiffusionModel, Latent
+from .config import GAUSSIAN, UQDMConfig
+from .diffusion import levels_to_x, prior_kl, sharpness, x_to_levels
+
+__all__ = ["VDM"]
+
+
+@register_model("vdm")
+class VDM(DiffusionModel):
+    r"""Variational Diffusion Model from D. Kingma, T. Salimans, B. Poole, J. Ho:
+    `"Variational Diffusion Models" <https://arxiv.org/abs/2107.00630>`_, Advances in
+    Neural Information Processing Systems (NeurIPS), 2021, as a progressive codec.
+
+    .. code-block:: none
+
+                 z_1 ~ N(0, I), known to both sides
+                      │
+                ┌─────▼────┐     x_hat       ┌────┐
+        stage   │ denoiser ├────────────────►│ GC │  costs KL(q || p)
+        1..T    └─────┬────┘                 └─┬──┘
+                      │        z_s ~ q(z_s | z_t, x) = N(mu(x), sigma_s^2 c)
+                      │◄───────────────────────┘
+                      │ z_0                  ┌────┐
+        stage T+1     ├─────────────────────►│ PC │ pixels: now exact
+                      ▼                      └────┘
+
+        GC = Gaussian-noise conditional
+        PC = pixel conditional
+
+    :class:`UQDM` with the network, schedule, variances, stages and reconstructions it
+    has, but Gaussian noise. Rates are what an ideal simulation of the Gaussian channel
+    would send, which :meth:`estimate` and ``forward`` give; they cannot be coded.
+    The bound tightens with the number of steps, and any number runs with any weights.
+
+    In training, ``forward`` draws one step for each image, and gives T times its cost in
+    place of the sum over steps. Steps are spread over the batch (Kingma et al., appendix
+    I.1).
+
+    Args:
+        config: the model's configuration, by default that of ``vdm-tiny``; ``prior_type``
+            is normal, its scale not learned and its base the default, q's own.
+        quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
+            T + 1; can be set later.
+        overlap: pixels that neighbouring windows share, 0..32, in place of the
+            configuration's.
+        n_timesteps: T, in place of the configuration's.
+
+    Raises:
+        ValueError: the configuration has another prior.
+    """
+
+    def __init__(
+        self,
+        config: UQDMConfig = GAUSSIAN["vdm-tiny"],
+        quality: int | None = None,
+        overlap: int | None = None,
+        n_timesteps: int | None = None,
+    ):
+        prior = (config.prior_type, config.learned_prior_scale, config.base_prior_scale)
+        if prior not in {(kind, False, "default") for kind in ("normal", "gaussian")}:
+            raise ValueError(
+                'a VDM needs prior_type "normal", learned_prior_scale False and '
+                f'base_prior_scale "default", got {prior}'
+            )
+        if n_timesteps is not None:
+            config = replace(config, n_timesteps=n_timesteps)
+        super().__init__(config, quality, overlap)
+        self.latent_conditional = GaussianNoiseConditional()
+
+    def _bound(self, levels: Tensor) -> dict[str, Any]:
+        x = levels_to_x(levels, torch.float64)
+        T, schedule, B = self.config.n_timesteps, self.noise_schedule, len(x)
+        u = (torch.rand(1, device=x.device) + torch.arange(B, device=x.device) / B) % 1
+        i = (u.double() * T).floor().clamp(max=T - 1)[:, None, None, None]
+        step, last = schedule.step(i), schedule.step(T - 1)
+
+        z = step.alpha_t * x + step.sigma_t * torch.randn_like(x)
+        p = self.predict(z, step)
+        means = step.mean(z, x) / step.delta
+        nats = T * self.latent_conditional.divergence(means, p.means)
+        u_0 = x_to_levels(x + last.sigma_s / last.alpha_s * torch.randn_like(x))
+        likelihoods = {
+            "prior": torch.exp(-prior_kl(x, schedule.step(0).gamma_t)),
+            "stages": self.latent_conditional.likelihood(nats),
+            "pixels": self.pixel_conditional(levels, u_0, sharpness(last.gamma_s)),
+        }
+
+        x_hat = x_to_levels(x)
+        if self.quality == T:
+            x_hat = u_0
+        elif self.quality < T:
+            step = schedule.step(self.quality)
+            z = step.alpha_t * x + step.sigma_t * torch.randn_like(x)
+            x_hat = x_to_levels(self.predict(z, step).x_hat / last.alpha_s)
+        return {"x_hat": (x_hat / 255).to(self._dtype), "likelihoods": likelihoods}
+
+    def _transition(self, latent: Latent, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        step, p = latent.step, latent.prediction
+        noise = gaussian_noise(seed, latent.stage, x.shape[1:]).to(x)
+        y = step.mean(latent.z, x) / step.delta
+        return self.latent_conditional(y, p.means, noise)
+
+    def _sample(self, latent: Latent, seed: int) -> Tensor:
+        """A sample of p(z_s | z_t), in units of Delta."""
+        p = latent.prediction
+        u = uniform(seed, 2 * latent.stage, latent.z.shape[1:]).to(p.means)
+        return p.means + p.scales * torch.special.ndtri(u)  # scales are 1 / sqrt(12)
+
+    def compress(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Impossible: see the error.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "a VDM cannot code: no practical algorithm sends a sample of a Gaussian "
+            "channel for about its KL divergence. Estimate its rate with model(x) "
+            "(eval_model's --entropy-estimation), or use UQDM, whose uniform noise can be "
+            "coded"
+        )
+
+    decompress = compress
+
+    def aux_loss(self) -> Tensor:
+        """0: there are no tables to fit."""
+        return self.latent_conditional.loss()
