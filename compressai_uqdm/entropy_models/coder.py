@@ -11,15 +11,25 @@ they decode to and over them; it finds damage, and strings of another model.
 import zlib
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import constriction
 import numpy as np
 
-__all__ = ["DamagedStringError", "StreamDecoder", "StreamEncoder", "check_strings"]
+__all__ = [
+    "CutStageDecoder",
+    "DamagedStringError",
+    "StageDecoder",
+    "StreamDecoder",
+    "StreamEncoder",
+    "check_strings",
+]
+
+Written: TypeAlias = constriction.stream.queue.RangeEncoder
 
 _CRC_BYTES = 3
 _WORD = np.dtype("<u4")
-_categorical = constriction.stream.model.Categorical(perfect=False)
+_categorical: Any = constriction.stream.model.Categorical(perfect=False)
 
 
 class DamagedStringError(ValueError):
@@ -142,7 +152,7 @@ class StreamDecoder:
             raise self._damaged()
         self._stage += 1
 
-    def _decode(self, *args: object) -> np.ndarray:
+    def _decode(self, *args: Any) -> np.ndarray:
         try:
             return self._decoder.decode(*args)
         except AssertionError as error:  # constriction's word for invalid data
@@ -153,6 +163,88 @@ class StreamDecoder:
             f"string of stage {self._stage + 1} is damaged, or was made by another "
             "model, for another image size, with another seed or on another machine"
         )
+
+
+class StageDecoder(StreamDecoder):
+    """Range decoder of one stage, of a picture whose later stages may be still to come.
+
+    Args:
+        strings: the segments of all stages up to this one.
+        written: the stages before, written again; it tells where the coder stands.
+
+    Attributes:
+        written: the same with this stage.
+    """
+
+    def __init__(self, strings: Sequence[bytes], written: Written) -> None:
+        super().__init__(strings)
+        self.written = written.clone()
+        self._decoder.seek(*written.pos())
+        self._stage = len(strings) - 1
+
+    def _decode(self, model: Any, tables: Any) -> np.ndarray:
+        symbols = super()._decode(model, tables)
+        self.written.encode(symbols, model, *([] if isinstance(tables, int) else [tables]))
+        return symbols
+
+
+class CutStageDecoder(StreamDecoder):
+    """Range decoder of a stage of which only the beginning is there.
+
+    It decodes with what is missing taken as zeros and as ones. As long as both agree, so
+    would all that could be missing; at the first symbol on which they differ it ends, and
+    from there on gives none.
+
+    Args:
+        strings: the segments of the stages before.
+        written: as of :class:`StageDecoder`.
+        cut: the beginning of the segment.
+
+    Attributes:
+        n_decoded: the number of symbols decoded.
+    """
+
+    def __init__(self, strings: Sequence[bytes], written: Written, cut: bytes) -> None:
+        super().__init__(strings)
+        stream = b"".join(string[:-_CRC_BYTES] for string in strings) + cut
+        missing = -len(stream) % 4 + 16
+        self._pair = []
+        for fill in (b"\0", b"\xff"):
+            words = np.frombuffer(stream + fill * missing, _WORD).astype(np.uint32)
+            decoder = constriction.stream.queue.RangeDecoder(words)
+            decoder.seek(*written.pos())
+            self._pair.append(decoder)
+        self._ended = False
+        self.n_decoded = 0
+
+    def end_stage(self, values: np.ndarray) -> None:
+        """Nothing: the checksum is not there."""
+
+    def _decode(self, model: Any, tables: Any) -> np.ndarray:
+        if self._ended:
+            return np.zeros(0, np.int32)
+        before = [decoder.clone() for decoder in self._pair]
+        try:
+            least, most = (decoder.decode(model, tables) for decoder in self._pair)
+        except AssertionError:  # one is where the encoder cannot have been
+            self._pair = before
+            return np.concatenate(
+                [self._decode(model, half) for half in self._halve(tables)]
+            )
+        differ = np.flatnonzero(least != most)
+        if len(differ):
+            self._ended = True
+            least = least[: differ[0]]
+        self.n_decoded += len(least)
+        return least
+
+    def _halve(self, tables: Any) -> list[Any]:
+        n = tables if isinstance(tables, int) else len(tables)
+        if n == 1:
+            self._ended = True
+        if isinstance(tables, int):
+            return [n // 2, n - n // 2]
+        return [tables[: n // 2], tables[n // 2 :]]
 
 
 def check_strings(strings: Sequence[Sequence[bytes]], max_stages: int) -> int:

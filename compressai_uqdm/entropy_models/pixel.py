@@ -136,16 +136,23 @@ class PixelConditional(EntropyModel):
             encoder.encode_uniform(levels[chunk][np.abs(d) > R], LEVELS)
 
     def decode(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
-        """Inverse of :meth:`encode`: levels, uint8."""
+        """Inverse of :meth:`encode`: levels, uint8.
+
+        Where the decoder's stream ends early, levels are the nearest to their position.
+        """
         shape, positions = positions.shape, positions.reshape(-1)
         levels = np.zeros(len(positions), np.uint8)
         for chunk in self._chunks(len(levels)):
             nearest, weights, flip = self._tables(positions[chunk])
             R = self._half_width()
             d = decoder.decode(weights) - (R + 1)
-            values = (nearest + flip * d).clip(0, LEVELS - 1)
             escaped = np.flatnonzero(np.abs(d) > R)
-            values[escaped] = decoder.decode_uniform(len(escaped), LEVELS)
+            d[escaped] = 0
+            values = nearest
+            values[: len(d)] += flip[: len(d)] * d
+            values = values.clip(0, LEVELS - 1)
+            v = decoder.decode_uniform(len(escaped), LEVELS)
+            values[escaped[: len(v)]] = v
             levels[chunk] = values
         return levels.reshape(shape)
 

@@ -15,6 +15,7 @@ from .dither import LATTICE as N
 from .dither import dither as draw_dither
 from .dither import split_dither
 from .groups import GROUPS, group
+from .guard import Guard
 from .tables import logistic_cdf, normal_cdf, quantize_cdf
 
 __all__ = ["UniformNoiseConditional"]
@@ -27,6 +28,7 @@ TAIL_QUANTILE = 1e-4
 _HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
 _TAIL_MASS = 2.0**-16
 _ESCAPE_BITS = 20
+_UNKNOWN = np.iinfo(np.int32).min  # a symbol that a stream did not reach
 _CHUNK = 1 << 22  # table entries gathered at once, to bound memory
 
 
@@ -167,17 +169,18 @@ class UniformNoiseConditional(EntropyModel):
         self._weights = {}
         return True
 
-    def build_indexes(self, scales: Tensor) -> Tensor:
+    def build_indexes(self, scales: Tensor, guard: Guard = Guard()) -> Tensor:
         """Index into the scale table, uint8, of the entry nearest in the logarithm."""
         self._check_cdf_size()
-        table = self.scale_table.double()
-        edges = (table[1:] * table[:-1]).sqrt().to(scales.dtype)
-        return torch.bucketize(scales.contiguous(), edges).to(torch.uint8)
+        low, high = self.scale_table[[0, -1]].double().log().tolist()
+        last = len(self.scale_table) - 1
+        position = (scales.log() - low) * (last / (high - low))
+        return guard.round(position.clamp(-0.25, last + 0.25)).to(torch.uint8)
 
-    def locate(self, means: Tensor, dither: Tensor) -> Tensor:
+    def locate(self, means: Tensor, dither: Tensor, guard: Guard = Guard()) -> Tensor:
         """The lattice point M, int32, nearest to ``means``."""
         _, f = split_dither(dither.to(means.device))
-        return (means * N + f).round().to(torch.int32)
+        return guard.round(means * N + f)
 
     @staticmethod
     def dequantize(Z: Tensor, dither: Tensor, dtype: torch.dtype) -> Tensor:
@@ -292,9 +295,18 @@ class UniformNoiseConditional(EntropyModel):
         return Z
 
     def decode(
-        self, decoder: StreamDecoder, indexes: Tensor, M: Tensor, dither: Tensor
+        self,
+        decoder: StreamDecoder,
+        indexes: Tensor,
+        M: Tensor,
+        dither: Tensor,
+        noise: float = 0.0,
     ) -> Tensor:
-        """Inverse of :meth:`encode`: Z, int32, on the device of ``M``."""
+        """Inverse of :meth:`encode`: Z, int32, on the device of ``M``.
+
+        Where the decoder's stream ends early, values are at their prior's location, with
+        a share ``noise`` of their dither.
+        """
         residual = np.zeros(tuple(M.shape), np.int32)
         j = split_dither(dither)[0].cpu().numpy()
         correction = self._correction(indexes.cpu().numpy())
@@ -303,7 +315,9 @@ class UniformNoiseConditional(EntropyModel):
             d, i = correction.prior(g)
             k_d, j_d = _moved(j_g, d)
             k = self._decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
-            r[...] = (k.reshape(r.shape) + k_d) * N - j_g
+            k = k.reshape(r.shape)
+            filled = d - np.rint(noise * j_g).astype(np.int32)
+            r[...] = np.where(k == _UNKNOWN, filled, (k + k_d) * N - j_g)
             correction.reveal(g, r)
         return torch.from_numpy(residual).to(M.device) + M
 
@@ -339,14 +353,16 @@ class UniformNoiseConditional(EntropyModel):
     def _decode_symbols(
         self, decoder: StreamDecoder, indexes: np.ndarray, j: np.ndarray
     ) -> np.ndarray:
-        k = np.zeros(len(indexes), np.int32)
+        k = np.full(len(indexes), _UNKNOWN, np.int32)
         for R, first, where in self._runs(indexes):
             weights = self._table_weights(R)[indexes[where] - first, j[where] + N // 2]
             symbols = decoder.decode(weights) - (R + 1)
             escaped = np.flatnonzero(np.abs(symbols) > R)
             excess = decoder.decode_uniform(len(escaped), 1 << _ESCAPE_BITS)
-            symbols[escaped] += np.sign(symbols[escaped]) * excess
-            k[where] = symbols
+            excess = np.sign(symbols[escaped[: len(excess)]]) * excess
+            symbols[escaped[: len(excess)]] += excess
+            symbols[escaped[len(excess) :]] = _UNKNOWN
+            k[where[: len(symbols)]] = symbols
         return k
 
     def _load_from_state_dict(self, state_dict, prefix, *args):  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..entropy_models.coder import StreamDecoder, StreamEncoder, check_strings
 from ..entropy_models.context import ContextConditional, load_contexts
 from ..entropy_models.dither import FRACTION_BITS, LATTICE, dither, uniform
+from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
 from ..entropy_models.uniform_noise import UniformNoiseConditional
 from .base import DiffusionModel, Latent, Reconstruction
 from .config import UQDMConfig
@@ -23,6 +24,10 @@ __all__ = ["UQDM", "ContextUQDM"]
 
 MAX_PIXELS = 1 << 28
 """Largest image that is decoded: a damaged shape must not take all memory."""
+
+CUT_NOISE = 0.75
+"""Share of their dither that values of the first stage take where it is cut. There the
+network, used to much noise, sees structure in a latent that has none (measured)."""
 
 
 @register_model("uqdm")
@@ -130,23 +135,26 @@ class UQDM(DiffusionModel):
         return {"strings": [list(s) for s in zip(*strings)], "shape": x.shape[2:]}
 
     def _encode(self, levels: Tensor, seed: int) -> list[bytes]:
-        """The segments of one image, ``[1, 3, H, W]``."""
-        encoder = StreamEncoder()
+        """The strings of one image, ``[1, 3, H, W]``."""
+        encoder, guard = StreamEncoder(), WrittenGuard() if self.portable else Guard()
         x = levels_to_x(levels, self._dtype)
-        latent = self.first_latent(levels.shape[1:], seed)
+        latent, listed = self.first_latent(levels.shape[1:], seed), []
         for prior in self.priors[: self.quality]:
             step, p = latent.step, latent.prediction
             y = step.mean(latent.z, x) / step.delta
             u = dither(seed, latent.stage, levels.shape[1:])
-            indexes, M = prior.build_indexes(p.scales[0]), prior.locate(p.means[0], u)
+            indexes = prior.build_indexes(p.scales[0], guard)
+            M = prior.locate(p.means[0], u, guard)
             Z = prior.encode(encoder, y[0], indexes, M, u)
             encoder.end_stage(Z.cpu().numpy())
+            listed.append(guard.end())
             latent = latent.next(prior.dequantize(Z, u, y.dtype)[None])
         if self.quality == self.n_stages:
             pixels = levels[0].cpu().numpy().astype(np.uint8)
-            self.pixel_conditional.encode(encoder, pixels, self._positions(Z, u))
+            self.pixel_conditional.encode(encoder, pixels, self._positions(latent, seed))
             encoder.end_stage(pixels)
-        return encoder.segments()
+            listed.append(b"")
+        return [a + b for a, b in zip(listed, encoder.segments())]
 
     @torch.no_grad()
     def decompress(
@@ -198,21 +206,44 @@ class UQDM(DiffusionModel):
         self, strings: Sequence[bytes], shape: Sequence[int], seed: int
     ) -> Iterator[Latent]:
         """The latents of one image, ``[1, 3, H, W]``, after each of its stages."""
-        decoder = StreamDecoder(strings)
+        guards, segments = zip(*(self.split(*item) for item in enumerate(strings)))
+        decoder = StreamDecoder(segments)
         latent = self.first_latent(shape, seed)
-        for prior, _ in zip(self.priors, strings):
-            p = latent.prediction
-            u = dither(seed, latent.stage, tuple(shape))
-            indexes, M = prior.build_indexes(p.scales[0]), prior.locate(p.means[0], u)
-            Z = prior.decode(decoder, indexes, M, u)
-            decoder.end_stage(Z.cpu().numpy())
-            latent = latent.next(prior.dequantize(Z, u, p.means.dtype)[None])
+        for guard in guards:
+            latent = self.decode_stage(latent, decoder, guard, seed)
             yield latent
-        if len(strings) == self.n_stages:
-            pixels = self.pixel_conditional.decode(decoder, self._positions(Z, u))
+
+    def decode_stage(
+        self, latent: Latent, decoder: StreamDecoder, guard: Guard, seed: int
+    ) -> Latent:
+        """The next latent of one image, from the part of a stream that is its."""
+        shape = latent.z.shape[1:]
+        if latent.stage == self.config.n_timesteps:
+            pixels = self.pixel_conditional.decode(decoder, self._positions(latent, seed))
             decoder.end_stage(pixels)
             levels = torch.from_numpy(pixels)[None].to(latent.z.device)
-            yield Latent(self, latent.z, self.n_stages, levels)
+            return Latent(self, latent.z, self.n_stages, levels)
+        prior, p = self.priors[latent.stage], latent.prediction
+        u = dither(seed, latent.stage, shape)
+        indexes = prior.build_indexes(p.scales[0], guard)
+        M = prior.locate(p.means[0], u, guard)
+        guard.end()
+        noise = CUT_NOISE if latent.stage == 0 else 0
+        Z = prior.decode(decoder, indexes, M, u, noise)
+        decoder.end_stage(Z.cpu().numpy())
+        return latent.next(prior.dequantize(Z, u, p.means.dtype)[None])
+
+    @property
+    def portable(self) -> bool:
+        """Whether strings decode on any machine: in float64, after ``double()``."""
+        return self._dtype == torch.float64
+
+    def split(self, stage: int, string: bytes) -> tuple[Guard, bytes]:
+        """The list that a stage's string begins with, if it does, and its segment."""
+        if not self.portable or stage == self.config.n_timesteps:
+            return Guard(), string
+        guard = ReadGuard(string)
+        return guard, guard.rest
 
     def _sample(self, latent: Latent, seed: int) -> Tensor:
         """A sample of p(z_s | z_t): G plus the uniform noise, in units of Delta."""
@@ -224,9 +255,11 @@ class UQDM(DiffusionModel):
             g = torch.special.ndtri(u)
         return p.means + p.scales * g + noise - 0.5
 
-    def _positions(self, Z: Tensor, u: Tensor) -> np.ndarray:
+    def _positions(self, latent: Latent, seed: int) -> np.ndarray:
         """z_0 / alpha_0 in units of levels with 16 fractional bits, from its lattice."""
-        step = self.noise_schedule.steps()[-1]
+        stage = self.config.n_timesteps - 1
+        step, u = self.noise_schedule.step(stage), dither(seed, stage, latent.z.shape[1:])
+        Z = self.priors[stage].locate(latent.z[0] / step.delta, u)
         levels_per_point = float(128 * step.delta / (LATTICE * step.alpha_s))
         f = u.numpy() & ((1 << FRACTION_BITS) - 1)
         points = (Z.cpu().numpy().astype(np.int64) << FRACTION_BITS) - f
