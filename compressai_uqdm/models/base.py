@@ -223,7 +223,7 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
                 )
                 latent = Latent(self, latent.z, stage, levels)
             if progressive or stage == self.quality:
-                image = self._reconstruct(latent, reconstruction, seed)
+                image = self.reconstruct(latent, reconstruction, seed)
                 x_hats.append(image.to(x.dtype) / 255)
         out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": likelihoods}
         if progressive:
@@ -236,7 +236,7 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
         z_1 = prior_sample(seed, tuple(shape)).to(weight.device, self._dtype)
         return Latent(self, z_1[None])
 
-    def _reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
+    def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
         """Levels 0..255 of images that share the seed."""
         if latent.levels is not None:
             return latent.levels

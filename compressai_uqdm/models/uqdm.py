@@ -136,9 +136,23 @@ class UQDM(DiffusionModel):
 
     def _encode(self, levels: Tensor, seed: int) -> list[bytes]:
         """The strings of one image, ``[1, 3, H, W]``."""
-        encoder, guard = StreamEncoder(), WrittenGuard() if self.portable else Guard()
+        encoder = StreamEncoder()
+        return self.join(
+            [found for _, found in self.encode_stages(levels, encoder, seed)], encoder
+        )
+
+    def encode_stages(
+        self, levels: Tensor, encoder: StreamEncoder, seed: int
+    ) -> Iterator[tuple[Latent, bytes]]:
+        """Code an image, ``[1, 3, H, W]``, into a stream.
+
+        Yields:
+            after each of the first ``quality`` stages, its latent, and the list of
+            values that the decoder might round elsewhere.
+        """
+        guard = WrittenGuard() if self.portable else Guard()
         x = levels_to_x(levels, self._dtype)
-        latent, listed = self.first_latent(levels.shape[1:], seed), []
+        latent = self.first_latent(levels.shape[1:], seed)
         for prior in self.priors[: self.quality]:
             step, p = latent.step, latent.prediction
             y = step.mean(latent.z, x) / step.delta
@@ -147,14 +161,18 @@ class UQDM(DiffusionModel):
             M = prior.locate(p.means[0], u, guard)
             Z = prior.encode(encoder, y[0], indexes, M, u)
             encoder.end_stage(Z.cpu().numpy())
-            listed.append(guard.end())
             latent = latent.next(prior.dequantize(Z, u, y.dtype)[None])
+            yield latent, guard.end()
         if self.quality == self.n_stages:
             pixels = levels[0].cpu().numpy().astype(np.uint8)
             self.pixel_conditional.encode(encoder, pixels, self._positions(latent, seed))
             encoder.end_stage(pixels)
-            listed.append(b"")
-        return [a + b for a, b in zip(listed, encoder.segments())]
+            yield Latent(self, latent.z, self.n_stages, levels), b""
+
+    @staticmethod
+    def join(listed: Sequence[bytes], encoder: StreamEncoder) -> list[bytes]:
+        """The strings of the stages: each one's list, then its segment of the stream."""
+        return [found + segment for found, segment in zip(listed, encoder.segments())]
 
     @torch.no_grad()
     def decompress(
@@ -188,7 +206,7 @@ class UQDM(DiffusionModel):
         for b in range(batch_size):
             decoded = self._decode([segment[b] for segment in strings], (3, H, W), seed)
             images = [
-                self._reconstruct(latent, reconstruction, seed)
+                self.reconstruct(latent, reconstruction, seed)
                 for latent in decoded
                 if progressive or latent.stage == len(strings)
             ]

@@ -1,0 +1,512 @@
+"""Pictures to .uqdm files and back.
+
+.. code-block:: python
+
+    import compressai_uqdm
+
+    compressai_uqdm.save(Image.open("photo.png"), "photo.uqdm")
+    image = compressai_uqdm.load("photo.uqdm").image
+
+    decoder = compressai_uqdm.StreamingDecoder()  # bytes as they arrive
+    for data in connection:
+        decoder.feed(data)
+        decoder.picture().image.show()
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import tempfile
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from .container import (
+    DIGEST_BYTES,
+    MAX_PIXELS,
+    Arithmetic,
+    Colour,
+    DamagedFileError,
+    Header,
+    parse_header,
+)
+from .entropy_models.coder import DamagedStringError, StreamEncoder
+from .models import UQDM
+from .models.base import Latent, Reconstruction
+from .models.progressive import PictureDecoder
+from .zoo import ARCHITECTURES, load_model
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Codec",
+    "Picture",
+    "StreamingDecoder",
+    "decode",
+    "encode",
+    "load",
+    "open_codec",
+    "save",
+    "write_atomically",
+]
+
+DEFAULT_MODEL = "uqdm-tiny-ctx"
+
+
+# ---- models as files know them ----
+
+
+class Codec:
+    """A model, with the name and the digest by which files know it.
+
+    Args:
+        name: its name.
+        net: the model, on its device.
+    """
+
+    def __init__(self, name: str, net: UQDM):
+        net.update()
+        self.name, self.net = name, net.eval()
+        self.digest = _digest(net)
+        self._prepared: tuple[object, UQDM] = (None, net)
+
+    def prepare(self, arithmetic: Arithmetic, overlap: int) -> UQDM:
+        """The model, computing so."""
+        key = arithmetic, overlap
+        if self._prepared[0] != key:
+            # a copy: another picture may be in the middle of its stages
+            net = copy.deepcopy(self.net).to(getattr(torch, arithmetic))
+            net.config = replace(net.config, overlap=overlap)
+            self._prepared = key, net
+        return self._prepared[1]
+
+
+@functools.lru_cache(maxsize=2)
+def open_codec(model: str, device: str = "cpu") -> Codec:
+    """A model by its name in the zoo, or by the path of its checkpoint.
+
+    Raises:
+        FileNotFoundError: there are no weights of that name.
+        ValueError: they are of no UQDM.
+    """
+    if issubclass(ARCHITECTURES.get(model, object), UQDM):
+        net = load_model(model, 1, pretrained=True)
+    elif Path(model).exists():
+        net = UQDM.from_checkpoint(model)
+    else:
+        names = ", ".join(n for n, c in ARCHITECTURES.items() if issubclass(c, UQDM))
+        raise FileNotFoundError(
+            f"no model {model!r}: expected the path of a checkpoint, or one of {names}"
+        )
+    assert isinstance(net, UQDM)
+    return Codec(Path(model).name, net.to(device))
+
+
+def _digest(net: UQDM) -> bytes:
+    """The start of a SHA-256 of everything that the integers of a stream follow from."""
+    config = json.loads(bytes(net.config_bytes.tolist()))
+    del config["overlap"]  # a file tells of its own
+    found = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(net.state_dict().items()):
+        if name != "config_bytes":
+            value = value.float() if value.is_floating_point() else value.int()
+            found.update(name.encode() + value.cpu().contiguous().numpy().data)
+    return found.digest()[:DIGEST_BYTES]
+
+
+# ---- pictures ----
+
+
+@dataclass
+class Picture:
+    """What was decoded of a file.
+
+    Args:
+        image: the picture, in the mode of the original where it is exact.
+        stages: number of stages that were whole.
+        share: share of the next stage's bytes that were there, 0 to 1.
+        exact: whether every pixel is that of the original.
+        damage: what is wrong with the file, if anything is.
+    """
+
+    image: Image.Image
+    stages: int
+    share: float
+    exact: bool
+    damage: str = ""
+
+
+def _take_apart(image: Image.Image) -> tuple[np.ndarray, Colour, bytes]:
+    """Levels, uint8 ``[H, W, 3]``, and the mode and palette to restore.
+
+    Raises:
+        ValueError: it has an alpha channel, more than 8 bits, or other colours.
+    """
+    depths = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError(f"expected one picture, got {image.n_frames} frames")  # type: ignore[attr-defined]
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        raise ValueError(
+            "transparency cannot be coded: expected a picture without an alpha channel, "
+            f'got mode {image.mode}. Drop it first, as with convert("RGB")'
+        )
+    if image.mode[0] in "IF" or any(";16" in depth for depth in depths):
+        raise ValueError(
+            "expected 8 bits per channel, got a picture with more "
+            f"(mode {image.mode}). Convert it to 8 bits first"
+        )
+    colour: Colour
+    if image.mode == "RGB":
+        colour = "RGB"
+    elif image.mode == "L":
+        colour = "L"
+    elif image.mode == "1":
+        colour = "1"
+    elif image.mode == "P":
+        colour = "P"
+    else:
+        raise ValueError(
+            "expected a picture in RGB, grayscale or with a palette, got mode "
+            f'{image.mode}. Convert it first, as with convert("RGB")'
+        )
+    palette = bytes(image.getpalette("RGB") or b"") if colour == "P" else b""
+    return np.array(image.convert("RGB")), colour, palette
+
+
+def _put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image:
+    """The inverse; a picture that is not exact keeps its shades."""
+    if header.colour == "RGB" or (header.colour == "P" and not exact):
+        image = Image.fromarray(levels)
+    elif header.colour == "P":
+        image = Image.fromarray(_indexes(levels, header.palette))
+        image.putpalette(header.palette)
+    else:
+        gray = np.rint(levels.mean(-1)).astype(np.uint8)
+        image = Image.fromarray(gray)
+        if header.colour == "1" and exact:
+            image = image.convert("1", dither=Image.Dither.NONE)
+    if header.icc_profile:
+        image.info["icc_profile"] = header.icc_profile
+    if header.orientation != 1:
+        image.getexif()[ExifTags.Base.Orientation] = header.orientation
+        image.info["exif"] = image.getexif().tobytes()
+    return image
+
+
+def _indexes(levels: np.ndarray, palette: bytes) -> np.ndarray:
+    weights = np.array([1 << 16, 1 << 8, 1])
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) @ weights
+    unique, first = np.unique(colours, return_index=True)
+    wanted = levels @ weights
+    place = np.searchsorted(unique, wanted).clip(0, len(unique) - 1)
+    if not np.array_equal(unique[place], wanted):
+        raise DamagedFileError("the palette is not that of the picture")
+    return first[place].astype(np.uint8)
+
+
+# ---- encoding ----
+
+
+@torch.no_grad()
+def encode(
+    image: Image.Image,
+    codec: Codec,
+    *,
+    seed: int = 0,
+    arithmetic: Arithmetic = "float64",
+    stage: int | None = None,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+    min_psnr: float | None = None,
+) -> bytes:
+    """A file of an image, exact if nothing limits it.
+
+    Args:
+        image: 8-bit RGB, grayscale or with a palette.
+        codec: the model.
+        seed: seed of the dither, 0..2^32-1.
+        arithmetic: ``"float64"`` decodes on any machine; ``"float32"`` is faster, and
+            decodes on this one with the same settings.
+        stage: number of stages, 1 (coarsest) to T + 1 (exact).
+        max_bytes: largest size of the file.
+        bpp: the same in bits per pixel.
+        min_psnr: quality in dB that is enough.
+
+    Raises:
+        ValueError: another kind of image, or limits that cannot be met.
+    """
+    array, colour, palette = _take_apart(image)
+    height, width = array.shape[:2]
+    net = codec.prepare(arithmetic, codec.net.config.overlap)
+    net.quality = net.n_stages if stage is None else stage
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
+    limits = [max_bytes] if max_bytes is not None else []
+    limits += [int(bpp * height * width / 8)] if bpp is not None else []
+    limit = min(limits, default=1 << 62)
+
+    device = net.denoiser.conv_in.weight.device
+    levels = torch.from_numpy(array).to(device).permute(2, 0, 1)[None]
+    encoder, listed, enough = StreamEncoder(), [], False
+    for latent, found in net.encode_stages(levels, encoder, seed):
+        listed.append(found)
+        enough = min_psnr is not None and _psnr(net, latent, levels, seed) >= min_psnr
+        if enough or sum(map(len, encoder.segments())) >= limit:
+            break
+    strings = net.join(listed, encoder)
+    header = Header(
+        model=codec.name,
+        digest=codec.digest,
+        size=(width, height),
+        seed=seed,
+        arithmetic=arithmetic,
+        overlap=net.config.overlap,
+        lengths=tuple(map(len, strings)),
+        colour=colour,
+        palette=palette,
+        orientation=_orientation(image),
+        icc_profile=image.info.get("icc_profile") or b"",
+    )
+    start = header.pack()
+    if len(start) > limit:
+        raise ValueError(
+            f"the limit is {limit} bytes, but the file's header alone has {len(start)}"
+        )
+    if enough and min_psnr is not None:
+        limit = min(limit, len(start) + _smallest(net, levels, strings, min_psnr, seed))
+    return (start + b"".join(strings))[:limit]
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _psnr(net: UQDM, latent: Latent, levels: Tensor, seed: int) -> float:
+    error = net.reconstruct(latent, "denoise", seed).double() - levels
+    mse = float(error.square().mean())
+    return 10 * float(np.log10(255**2 / mse)) if mse else float("inf")
+
+
+def _smallest(
+    net: UQDM, levels: Tensor, strings: list[bytes], min_psnr: float, seed: int
+) -> int:
+    """Bytes of these strings that reach a PSNR, where all but the last do not."""
+    decoder = PictureDecoder(net, levels.shape[2:], seed)
+    for string in strings[:-1]:
+        decoder.append(string)
+    low, high = 0, len(strings[-1])
+    while high - low > max(1, len(strings[-1]) // 64):
+        middle = (low + high) // 2
+        reached = _psnr(net, decoder.look(strings[-1][:middle]), levels, seed)
+        low, high = (low, middle) if reached >= min_psnr else (middle, high)
+    return sum(map(len, strings[:-1])) + high
+
+
+def save(
+    image: Image.Image, path: str | Path, model: str = DEFAULT_MODEL, **options: object
+) -> None:
+    """Encode an image to a file.
+
+    Args:
+        image: as of :func:`encode`.
+        path: the file; it is written whole or not at all.
+        model: a model of the zoo, or the path of a checkpoint.
+        options: as of :func:`encode`.
+    """
+    data = encode(image, open_codec(model), **options)  # type: ignore[arg-type]
+    with write_atomically(Path(path)) as file:
+        file.write(data)
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name when all is written, and else is gone."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+    ) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(file.name, 0o666 & ~mask)
+            os.replace(file.name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(file.name)
+            raise
+
+
+# ---- decoding ----
+
+
+class StreamingDecoder:
+    """Decodes a file as its bytes arrive.
+
+    Args:
+        model: a checkpoint's path, for files of models that are not in the zoo.
+        device: where the network runs.
+        max_pixels: largest picture to accept.
+
+    Attributes:
+        header: the file's header, once it has arrived.
+    """
+
+    def __init__(
+        self, model: str | None = None, device: str = "cpu", max_pixels: int = MAX_PIXELS
+    ):
+        self.model, self.device, self.max_pixels = model, device, max_pixels
+        self.header: Header | None = None
+        self._data = bytearray()
+        self._at = 0  # where the next stage begins
+        self._decoder: PictureDecoder | None = None
+        self._damage: DamagedStringError | None = None
+
+    def feed(self, data: bytes) -> int:
+        """Take the next bytes, any number.
+
+        Returns:
+            number of stages that are whole now.
+
+        Raises:
+            DamagedStringError: the file is damaged; the picture of the stages before,
+                if any, can still be had.
+            FileNotFoundError: its model is not there.
+            ValueError: it has too many pixels.
+        """
+        if self._damage:
+            raise self._damage
+        self._data += data
+        try:
+            self._advance()
+        except DamagedStringError as error:
+            self._damage = error
+            raise
+        return self.stages
+
+    def _advance(self) -> None:
+        if self.header is None or self._decoder is None:
+            found = parse_header(bytes(self._data), self.max_pixels)
+            if found is None:
+                return
+            self.header, self._at = found
+            self._decoder = self._open(self.header)
+        lengths = self.header.lengths
+        while self.stages < len(lengths):
+            end = self._at + lengths[self.stages]
+            if len(self._data) < end:
+                return
+            self._decoder.append(bytes(self._data[self._at : end]))
+            self._at = end
+        if len(self._data) > self._at:
+            raise DamagedFileError(
+                f"the file goes on for {len(self._data) - self._at} bytes after its end"
+            )
+
+    def _open(self, header: Header) -> PictureDecoder:
+        if self.model is None and header.model not in ARCHITECTURES:
+            raise FileNotFoundError(
+                f"the file was encoded with a model {header.model!r} that is not in the "
+                "zoo: give its checkpoint (--model)"
+            )
+        codec = open_codec(self.model or header.model, self.device)
+        if codec.digest != header.digest:
+            raise DamagedFileError(
+                f"the file was encoded with other weights or tables of {header.model}: "
+                f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}"
+            )
+        net = codec.prepare(header.arithmetic, header.overlap)
+        if len(header.lengths) > net.n_stages:
+            raise DamagedFileError(
+                f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
+            )
+        width, height = header.size
+        return PictureDecoder(net, (height, width), header.seed)
+
+    @property
+    def stages(self) -> int:
+        """Number of stages that are whole."""
+        return self._decoder.latent.stage if self._decoder else 0
+
+    @torch.no_grad()
+    def picture(self, reconstruction: Reconstruction = "denoise") -> Picture:
+        """The best picture of what has arrived.
+
+        Raises:
+            ValueError: not even the header has.
+        """
+        decoder, header = self._decoder, self.header
+        if decoder is None or header is None:
+            raise ValueError(
+                f"the file ends inside its header, after {len(self._data)} bytes: "
+                "nothing can be decoded"
+            )
+        latent, share = decoder.latent, 0.0
+        rest = bytes(self._data[self._at :])
+        if rest and not self._damage:
+            latent, share = decoder.look(rest), len(rest) / header.lengths[self.stages]
+        levels = decoder.net.reconstruct(latent, reconstruction, header.seed)
+        array = levels[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        exact = self.stages == decoder.net.n_stages
+        damage = str(self._damage) if self._damage else ""
+        image = _put_together(array, header, exact)
+        return Picture(image, self.stages, share, exact, damage)
+
+
+def decode(
+    data: bytes,
+    *,
+    stage: int | None = None,
+    reconstruction: Reconstruction = "denoise",
+    partial: bool = False,
+    model: str | None = None,
+    device: str = "cpu",
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """The picture in a file, or in the beginning of one.
+
+    Args:
+        data: the file's bytes, from its first on.
+        stage: number of stages to decode at most.
+        reconstruction: how an image is made of a latent: ``"denoise"``,
+            ``"ancestral"`` or ``"flow_based"``.
+        partial: of a damaged file, give the stages before the damage.
+        model: as of :class:`StreamingDecoder`; ``device`` and ``max_pixels`` too.
+
+    Raises:
+        DamagedStringError: the file is damaged.
+        ValueError: it ends inside its header, or has too many pixels.
+    """
+    decoder = StreamingDecoder(model, device, max_pixels)
+    found = parse_header(data, max_pixels)
+    if stage is not None and found:
+        header, start = found
+        data = data[: start + sum(header.lengths[:stage])]
+    try:
+        decoder.feed(data)
+    except DamagedStringError:
+        if not partial or decoder.header is None:
+            raise
+    return decoder.picture(reconstruction)
+
+
+def load(path: str | Path, **options: object) -> Picture:
+    """The picture in a file.
+
+    Args:
+        path: the file.
+        options: as of :func:`decode`.
+    """
+    return decode(Path(path).read_bytes(), **options)  # type: ignore[arg-type]
