@@ -27,7 +27,7 @@ from ..entropy_models.dither import (
 )
 from ..entropy_models.pixel import PixelConditional
 from ..entropy_models.uniform_noise import UniformNoiseConditional
-from .checkpoint import Weights, config_of, published_weights, read_checkpoint
+from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
 from .config import UQDMConfig
 from .denoiser import Denoiser
 from .diffusion import (
@@ -455,24 +455,26 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         weights: Weights = "ema",
         **kwargs: Any,
     ) -> "UQDM":
-        """A model from its state dict, or from the published checkpoint's dict.
+        """A model from its state dict, or from the dict of a checkpoint.
 
         Args:
-            state_dict: ours, which holds the configuration, or the published one.
-            weights: of a published dict, ``"ema"``, the average over training (fewer
-                bits), ``"ema_schedule"``, with its learned noise schedule (fewer
-                still), or ``"raw"``, the last.
+            state_dict: ours, which holds the configuration; a trainer's dict with one;
+                or the published dict.
+            weights: where there are several, ``"ema"``, the average over training
+                (fewer bits), or ``"raw"``, the last. Of a published dict these are with
+                the initial noise schedule; ``"ema_schedule"`` is with the learned one
+                (fewer bits still).
             kwargs: arguments of the class, such as ``quality``; ``config`` is needed
                 for a dict in the published layout that is none of the published models.
 
         Raises:
             ValueError: it is neither, or does not fit its configuration.
         """
+        state_dict = state_dict_of(state_dict, weights)
         if "config_bytes" in state_dict:
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
             net = cls(**kwargs)
         else:
-            state_dict = published_weights(state_dict, weights)
             if "config" not in kwargs:
                 kwargs["config"] = config_of(state_dict)
             net = cls(**kwargs)
