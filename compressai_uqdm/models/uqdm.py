@@ -474,6 +474,10 @@ class UQDM(CompressionModel, PyTorchModelHubMixin):
         if "config_bytes" in state_dict:
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
             net = cls(**kwargs)
+            if not any(".context." in name for name in state_dict):
+                # a context prior is fitted to weights later, and stands in its own file
+                contexts = {k: v for k, v in net.state_dict().items() if ".context." in k}
+                state_dict = {**state_dict, **contexts}
         else:
             if "config" not in kwargs:
                 kwargs["config"] = config_of(state_dict)
