@@ -8,9 +8,11 @@ import contextlib
 import logging
 import os
 import random
+import shutil
 import struct
-import tempfile
+import uuid
 import zipfile
+import zlib
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,23 +65,25 @@ class ImageNet64(Dataset):
         if split not in ("train", "val", "test"):
             raise ValueError(f'split must be "train", "val" or "test", got {split!r}')
         name = "train" if split == "train" else "val"
-        files = sorted(Path(root).glob(f"*{name}*.npz"))
-        if not files:
+        self.files = sorted(Path(root).glob(f"*{name}*.npz"))
+        if not self.files:
             raise ValueError(f"no *{name}*.npz in {root}")
         self.transform = transform
-        self.arrays = [_open_array(file) for file in files]
+        self.arrays = [_open_array(file) for file in self.files]
         self.ends = np.cumsum([len(array) for array in self.arrays])
         self.indexes = np.arange(self.ends[-1])
-        if name == "val" and (Path(root) / "removed.npy").exists():
-            removed = np.load(Path(root) / "removed.npy").ravel()
-            whole = np.issubdtype(removed.dtype, np.integer)
-            if not whole or (removed.size and not 0 <= removed.min() <= removed.max()):
-                raise ValueError(f"{root}/removed.npy: expected indexes of images")
-            if removed.size and removed.max() >= len(self.indexes):
-                raise ValueError(
-                    f"{root}/removed.npy: image {removed.max()} of {len(self.indexes)}"
-                )
+        duplicates = Path(root) / "removed.npy"
+        if name == "val" and duplicates.exists():
+            removed = _read_indexes(duplicates, len(self.indexes))
             self.indexes = np.delete(self.indexes, removed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker that is not forked opens the files, and is not sent what is in them
+        return {**self.__dict__, "arrays": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.arrays = [_open_array(file) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.indexes)
@@ -105,6 +109,21 @@ class ImageNet64(Dataset):
         return torch.from_numpy(out).view(-1, 3, 64, 64)
 
 
+def _read_indexes(path: Path, count: int) -> np.ndarray:
+    try:
+        indexes = np.load(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not np.issubdtype(indexes.dtype, np.integer):
+        raise ValueError(f"{path}: expected indexes of images, got {indexes.dtype}")
+    if indexes.size and not 0 <= indexes.min() <= indexes.max() < count:
+        raise ValueError(
+            f"{path}: expected indexes in 0..{count - 1}, got some from "
+            f"{indexes.min()} to {indexes.max()}"
+        )
+    return indexes
+
+
 def _open_array(path: Path) -> np.ndarray:
     """``data`` of an npz file, mapped into memory."""
     unpacked = path.with_suffix(".data.npy")
@@ -116,12 +135,12 @@ def _open_array(path: Path) -> np.ndarray:
             member = archive.getinfo("data.npy")
             _check_layout(path, archive)
             if member.compress_type == zipfile.ZIP_STORED:
-                return _map_member(path, archive, member)
-            if not unpacked.exists() or unpacked.stat().st_size != member.file_size:
+                return _map_member(path, member)
+            if not _is_unpacked(path, unpacked, member):
                 log.warning("%s is compressed: unpacking it to %s", path, unpacked)
                 _unpack(archive, unpacked)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read or unpacked: {error}") from error
     return np.load(unpacked, mmap_mode="r")
 
 
@@ -137,15 +156,15 @@ def _check_layout(path: Path, archive: zipfile.ZipFile) -> None:
             shape, fortran, dtype = _read_header(file)
         except ValueError as error:
             raise ValueError(f"{path}: data is no array: {error}") from error
-    if len(shape) != 2 or shape[1] != 3 * 64 * 64 or dtype != np.uint8 or fortran:
+    right = len(shape) == 2 and shape[0] >= 1 and shape[1] == 3 * 64 * 64
+    if not right or dtype != np.uint8 or fortran:
+        order = ", in Fortran's order" if fortran else ""
         raise ValueError(
-            f"{path}: expected data of shape (n, 12288), uint8, got {shape}, {dtype}"
+            f"{path}: expected data of shape (n, 12288), uint8, got {shape}, {dtype}{order}"
         )
 
 
-def _map_member(
-    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> np.ndarray:
+def _map_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     with path.open("rb") as file:
         # a local header: 30 bytes, of which the last four tell the lengths of two fields
         file.seek(member.header_offset + 26)
@@ -155,35 +174,43 @@ def _map_member(
         return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
+def _is_unpacked(path: Path, unpacked: Path, member: zipfile.ZipInfo) -> bool:
+    if not unpacked.exists():
+        return False
+    then, now = path.stat(), unpacked.stat()
+    return now.st_size == member.file_size and now.st_mtime >= then.st_mtime
+
+
 def _unpack(archive: zipfile.ZipFile, path: Path) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-        try:
-            with archive.open("data.npy") as file:
-                while chunk := file.read(1 << 24):
-                    temporary.write(chunk)
-            os.replace(temporary.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary.name)
-            raise
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # others may do it too
+    try:
+        with archive.open("data.npy") as packed, partial.open("xb") as file:
+            shutil.copyfileobj(packed, file, 1 << 24)
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 @register_dataset("Photographs")
 class Photographs(Dataset):
     """Random crops of photographs, box-averaged by a random whole factor.
 
+    Files that cannot be read, or are too small, are left out with a warning that names
+    them; one that turns out to be damaged gives way to the next.
+
     Args:
         root: a folder of images, flat, or with folders ``train`` and ``test`` as for
             CompressAI's ``ImageFolder``.
         transform: takes a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
-        split: the folder to look in, where it exists.
+        split: the folder to look in, where there are such folders.
         size: side of the crops, in pixels.
         max_factor: largest factor to average by; 1 leaves photographs as they are.
         vary_colours: give half of the crops another brightness, contrast and white
             point, where a few photographs must stand for many.
 
     Raises:
-        ValueError: there is no image of that size.
+        ValueError: there is no image of that size, or no such split.
     """
 
     def __init__(
@@ -195,7 +222,12 @@ class Photographs(Dataset):
         max_factor: int = 5,
         vary_colours: bool = False,
     ):
-        folder = Path(root) / split if (Path(root) / split).is_dir() else Path(root)
+        folder = Path(root)
+        splits = [name for name in ("train", "test", split) if (folder / name).is_dir()]
+        if splits:
+            if split not in splits:
+                raise ValueError(f"{root} has a folder {splits[0]}, but no folder {split}")
+            folder /= split
         self.transform, self.size, self.max_factor = transform, size, max_factor
         self.vary_colours = vary_colours
         self.files: list[Path] = []
@@ -205,9 +237,12 @@ class Photographs(Dataset):
         for file in sorted(f for f in found if f.suffix.lower() in SUFFIXES):
             try:
                 with Image.open(file) as image:
-                    sides = image.size
+                    sides, mode = image.size, image.mode
             except Exception as error:  # Pillow's plugins fail in many ways
                 log.warning("left out %s: it cannot be read (%s)", file, error)
+                continue
+            if mode.startswith(("I", "F")):
+                log.warning("left out %s: it has more than 8 bits (%s)", file, mode)
                 continue
             if min(sides) < size:
                 log.warning("left out %s: %s x %s is less than %s", file, *sides, size)

@@ -6,7 +6,8 @@
 Processes, machines, mixed precision and gradient accumulation are Accelerate's: see
 ``accelerate config``. Everything random is a function of the seed, the step and the
 place in the batch, so neither the number of processes nor an interruption changes a run;
-the same command again resumes it.
+the same command again resumes it. (Two things are not: the loss scale of fp16, which
+starts anew, and dropout, which depends on the number of processes.)
 
 Into the output folder go ``checkpoint.pt``, ``metrics.jsonl`` and TensorBoard's files.
 The checkpoint is what ``UQDM.from_checkpoint`` and CompressAI's ``eval_model checkpoint``
@@ -21,29 +22,38 @@ import os
 import sys
 import time
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
-from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .datasets import ImageNet64, Photographs
 from .losses import BitsPerDimensionLoss
 from .models import UQDM, UQDMConfig
 from .models.bound import Bound
+from .models.checkpoint import read_checkpoint
 from .models.config import PUBLISHED
 from .models.windows import WINDOW
 
+try:
+    from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError as error:
+    raise ImportError(
+        f"training needs accelerate and tensorboard ({error}): "
+        'pip install "compressai-uqdm[train]"'
+    ) from error
+
 EMA_DECAY = 0.9999
 CLIP_NORM = 1.0
+CHECKPOINT = "checkpoint.pt"
 AUX_LEARNING_RATE = 1e-3  # of the quantiles that the scale tables will span
 
 Images = ImageNet64 | Photographs
@@ -119,13 +129,31 @@ class Drawn(Dataset):
         return self.images.batch(indexes, keys), torch.tensor(keys)
 
 
+def make_loader(images: Images, draws: Draws, workers: int, pin_memory: bool) -> DataLoader:
+    """Levels and keys, a batch of each draw."""
+    return DataLoader(
+        Drawn(images),
+        batch_sampler=cast(Any, draws),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def open_images(root: Path, split: str, args: argparse.Namespace) -> Images:
     """The data set in a folder: ImageNet 64x64 if it holds npz files."""
     if not root.is_dir():
         raise ValueError(f"expected a folder of images, but there is no folder {root}")
     if any(root.glob("*.npz")):
-        if split == "train" and args.crop_size != WINDOW:
-            raise ValueError("images of ImageNet 64x64 are whole: --crop-size must be 64")
+        if split == "train" and (args.crop_size != WINDOW or args.vary_colours):
+            raise ValueError(
+                "images of ImageNet 64x64 are taken as they are: --crop-size must be 64, "
+                "and --vary-colours is for photographs"
+            )
         return ImageNet64(root, split=split)
     return Photographs(
         root,
@@ -141,6 +169,7 @@ def open_images(root: Path, split: str, args: argparse.Namespace) -> Images:
 
 def build(args: argparse.Namespace) -> UQDM:
     """The model to start from."""
+    torch.manual_seed(args.seed)
     if args.initial:
         trained = UQDM.from_checkpoint(args.initial)
         net = UQDM(trained.config)
@@ -215,6 +244,20 @@ class Trainee:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is of something else, or of another model.
+        """
+        try:
+            config = UQDMConfig.from_tensor(state["state_dict"]["config_bytes"])
+            if config != self.net.config:
+                raise ValueError(f"it is of another model: {config}")
+            self._load(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"it is none of this trainer's: {error!r}") from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["raw_state_dict"])
         self.average.load_state_dict(state["state_dict"])
         self.ema.n_averaged.fill_(state["ema"]["num_updates"])
@@ -249,7 +292,9 @@ class Metrics:
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _whole(line)]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            temporary = self.path.with_name(self.path.name + ".partial")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, self.path)
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -271,13 +316,17 @@ def train(args: argparse.Namespace) -> None:
     """Train as the command line says."""
     accelerator = Accelerator()
     accumulated = accelerator.gradient_accumulation_steps
+    n_parts = accelerator.num_processes * accumulated
     try:
-        images = open_images(args.images, "train", args)
-        tests = open_images(args.test, "test", args) if args.test else None
+        with accelerator.local_main_process_first():  # it may have files to unpack
+            images = open_images(args.images, "train", args)
+            tests = open_images(args.test, "test", args) if args.test else None
         trainee = Trainee(build(args), args.learning_rate, args.warmup)
-        n_parts = _check_batch(args, accelerator.num_processes * accumulated, trainee.net)
+        _check_batch(args, n_parts, trainee.net)
+        arguments = _arguments(args, images)
         args.output.mkdir(parents=True, exist_ok=True)
-        _resume(trainee, args)
+        _resume(trainee, args.output, arguments)
+        _check_same_step(trainee, args.output, accelerator)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{error}") from error
 
@@ -294,21 +343,9 @@ def train(args: argparse.Namespace) -> None:
     metrics = Metrics(args.output, trainee.step) if accelerator.is_main_process else None
 
     first = accelerator.process_index * accumulated
-    draws = Draws(
-        len(images),
-        args.batch_size,
-        n_parts,
-        range(first, first + accumulated),
-        range(trainee.step, args.steps),
-        args.seed,
-    )
-    loader = DataLoader(
-        Drawn(images),
-        batch_sampler=draws,
-        num_workers=args.workers,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-    )
+    parts, steps = range(first, first + accumulated), range(trainee.step, args.steps)
+    draws = Draws(len(images), args.batch_size, n_parts, parts, steps, args.seed)
+    loader = make_loader(images, draws, args.workers, device.type == "cuda")
     bar = tqdm(
         initial=trainee.step, total=args.steps, disable=not accelerator.is_main_process
     )
@@ -331,14 +368,10 @@ def train(args: argparse.Namespace) -> None:
         if step % args.log_every == 0 or step == args.steps:
             means = accelerator.reduce(sums / n_summed, "mean").tolist()
             values = dict(zip(out, means))
-            rate = n_summed * len(levels) * accelerator.num_processes
-            values |= {"grad_norm": float(norm)}
-            values |= {"images_per_second": rate / (time.perf_counter() - since)}
-            if not math.isfinite(values["loss"]):
-                raise SystemExit(
-                    f"the loss is not finite at step {step}: try a smaller "
-                    f"--learning-rate. {args.output} holds the last checkpoint, if any"
-                )
+            n_images = n_summed * len(levels) * accelerator.num_processes
+            values["grad_norm"] = float(norm)
+            values["images_per_second"] = n_images / (time.perf_counter() - since)
+            _check_finite(math.isfinite(values["loss"]), step, args.output)
             if metrics:
                 metrics.write(step, values)
             bar.set_postfix(bpd=f"{values['loss']:.4f}")
@@ -351,11 +384,14 @@ def train(args: argparse.Namespace) -> None:
                 bar.write(f"step {step}: {shown} bits per dimension")
             since = time.perf_counter()
         if step % args.checkpoint_every == 0 or step == args.steps:
+            finite = all(bool(p.isfinite().all()) for p in trainee.parameters)
+            _check_finite(finite, step, args.output)
             if metrics:
-                state = trainee.state_dict() | {"arguments": _arguments(args)}
-                write_atomically(state, args.output / "checkpoint.pt")
+                state = trainee.state_dict() | {"arguments": arguments}
+                write_atomically(state, args.output / CHECKPOINT)
                 metrics.board.flush()
             accelerator.wait_for_everyone()
+    bar.close()
     accelerator.end_training()
 
 
@@ -363,66 +399,107 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(
     trainee: Trainee, tests: Images, args: argparse.Namespace, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Bits per dimension of held-out images, as they would be coded, z_1 for nothing."""
+    """Bits per dimension of held-out images, as they would be coded, z_1 for nothing.
+
+    Returns:
+        ``test_raw``, with the last weights, and ``test_ema``, with their average.
+    """
     world, rank = accelerator.num_processes, accelerator.process_index
     places = range(rank, args.test_images, world)
-    values = {}
+    criterion, values = BitsPerDimensionLoss(), {}
     for name, net in (("test_raw", trainee.net), ("test_ema", trainee.average)):
-        bound, total = Bound(net), torch.zeros(2, device=accelerator.device)
+        bound, bits = Bound(net), torch.zeros((), device=accelerator.device)
         net.eval()
         for at in range(0, len(places), 4):
             some = places[at : at + 4]
             keys = [_key(args.seed + 1, place) for place in some]
             levels = tests.batch([place % len(tests) for place in some], keys)
-            out = BitsPerDimensionLoss()(
-                bound(levels.to(accelerator.device), torch.tensor(keys))
-            )
-            total += torch.stack([(out["loss"] - out["prior"]), torch.ones(())]) * len(some)
+            out = criterion(bound(levels.to(accelerator.device), torch.tensor(keys)))
+            bits += len(some) * (out["loss"] - out["prior"])
         net.train()
-        bits, n = accelerator.reduce(total, "sum").tolist()
-        values[name] = bits / n
+        values[name] = accelerator.reduce(bits, "sum").item() / args.test_images
     return values
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+# ---- what is checked before ----
 
 
-def _check_batch(args: argparse.Namespace, n_parts: int, net: UQDM) -> int:
-    """The parts of a batch, if they come out whole."""
+def _check_batch(args: argparse.Namespace, n_parts: int, net: UQDM) -> None:
     unit = n_parts * (net.config.n_timesteps if args.bound == "one" else 1)
-    if args.batch_size < 1 or args.batch_size % unit:
+    if args.batch_size % unit:
         raise ValueError(
             f"--batch-size must be a multiple of {unit} (processes x accumulated "
             f"gradients{' x steps, for --bound one' if args.bound == 'one' else ''}), "
             f"got {args.batch_size}"
         )
-    return n_parts
 
 
-def _arguments(args: argparse.Namespace) -> dict[str, Any]:
+def _arguments(args: argparse.Namespace, images: Images) -> dict[str, str]:
     """What a run depends on."""
-    free = {"output", "steps", "workers", "log_every", "test", "test_every"}
+    free = {"images", "output", "steps", "workers", "log_every", "test", "test_every"}
     free |= {"test_images", "checkpoint_every", "compile", "gradient_checkpointing"}
-    return {k: str(v) for k, v in vars(args).items() if k not in free}
+    values = {k: str(v) for k, v in vars(args).items() if k not in free}
+    return {"number of images": str(len(images)), **values}
 
 
-def _resume(trainee: Trainee, args: argparse.Namespace) -> None:
-    path = args.output / "checkpoint.pt"
+def _resume(trainee: Trainee, output: Path, arguments: dict[str, str]) -> None:
+    """Go on from the run in a folder, if there is one.
+
+    Raises:
+        ValueError: it is another run, or damaged.
+    """
+    path = output / CHECKPOINT
     if not path.exists():
         return
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    before, now = state.get("arguments", {}), _arguments(args)
+    state = read_checkpoint(path)
+    before = state.get("arguments", {})
     changed = [
-        f"{k} (was {before.get(k)}, is {now[k]})" for k in now if before.get(k) != now[k]
+        f"{name} (was {before[name]}, is {value})"
+        for name, value in arguments.items()
+        if name in before and before[name] != value
     ]
     if changed:
         raise ValueError(
-            f"{args.output} holds a run with other arguments: {', '.join(changed)}. "
-            "Give them as they were, or another output folder"
+            f"{output} holds a run with other arguments: {', '.join(changed)}. Give them "
+            "as they were, or another output folder"
         )
-    trainee.load_state_dict(state)
-    log.warning("resuming %s at step %s", args.output, trainee.step)
+    try:
+        trainee.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(
+            f"cannot go on from {path}: {error}. Give another output folder"
+        ) from error
+    log.warning("resuming %s at step %s", output, trainee.step)
+
+
+def _check_same_step(trainee: Trainee, output: Path, accelerator: Accelerator) -> None:
+    here = torch.tensor([trainee.step], device=accelerator.device)
+    steps = accelerator.gather(here).tolist()
+    if min(steps) != max(steps):
+        raise ValueError(
+            f"processes found checkpoints of steps {steps}: {output} must be one folder "
+            "that all machines share"
+        )
+
+
+def _check_finite(finite: bool, step: int, output: Path) -> None:
+    if not finite:
+        raise SystemExit(
+            f"the loss is not finite at step {step}: try a smaller --learning-rate. "
+            f"{output} holds the last checkpoint, if any"
+        )
+
+
+# ---- the command line ----
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
+        return int(text)
+
+    return integer
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -431,26 +508,26 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         description=(__doc__ or "").split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
+    add, count, number = parser.add_argument, _at_least(1), _at_least(0)
     add("images", type=Path, help="folder of photographs, or of ImageNet 64x64's npz files")
     add("output", type=Path, help="folder to write to; a run that is there goes on")
     add("--test", type=Path, help="the same, of held-out images")
     add("--model", default="uqdm-tiny", help="a published model's name, or a config.json")
     add("--initial", type=Path, help="checkpoint to start from, in place of --model")
-    add("--steps", type=int, default=500_000)
-    add("--batch-size", type=int, default=64, help="over all processes")
+    add("--steps", type=count, default=500_000)
+    add("--batch-size", type=count, default=64, help="over all processes")
     add("--bound", choices=("all", "one"), default="all", help="steps of each image")
     add("--learning-rate", type=float, default=2e-4)
-    add("--warmup", type=int, default=1000, help="steps until the learning rate is full")
-    add("--crop-size", type=int, default=64, help="side of photographs' crops")
-    add("--max-factor", type=int, default=5, help="largest box average of photographs")
+    add("--warmup", type=number, default=1000, help="steps until that rate is reached")
+    add("--crop-size", type=count, default=64, help="side of photographs' crops")
+    add("--max-factor", type=count, default=5, help="largest box average of photographs")
     add("--vary-colours", action="store_true", help="for very few photographs")
-    add("--seed", type=int, default=0)
-    add("--workers", type=int, default=0, help="processes that read images")
-    add("--log-every", type=int, default=50, help="steps")
-    add("--test-every", type=int, default=1000, help="steps")
-    add("--test-images", type=int, default=64)
-    add("--checkpoint-every", type=int, default=1000, help="steps")
+    add("--seed", type=number, default=0)
+    add("--workers", type=number, default=0, help="processes that read images")
+    add("--log-every", type=count, default=50, help="steps")
+    add("--test-every", type=count, default=1000, help="steps")
+    add("--test-images", type=count, default=64)
+    add("--checkpoint-every", type=count, default=1000, help="steps")
     add("--gradient-checkpointing", action="store_true", help="less memory, more time")
     add("--compile", action="store_true", help="torch.compile the network")
     return parser.parse_args(argv)

@@ -44,7 +44,7 @@ from .entropy_models.uniform_noise import UniformNoiseConditional
 from .models import UQDM
 from .models.diffusion import image_to_levels, levels_to_x
 from .models.windows import WINDOW
-from .zoo import load_model
+from .zoo import ARCHITECTURES, load_model
 
 CROP = WINDOW
 
@@ -210,7 +210,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         prog="python -m compressai_uqdm.train_context",
         description=(__doc__ or "").split("\n")[0],
     )
-    parser.add_argument("model", help="model of the zoo, or a checkpoint's path")
+    parser.add_argument("model", help="model of the zoo, or the path of a checkpoint")
     parser.add_argument("photographs", type=Path, help="folder of photographs")
     parser.add_argument("output", type=Path, help="file to write, .npz")
     parser.add_argument("--initial", type=Path, help="context to go on from")
@@ -223,20 +223,25 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _load(model: str) -> UQDM:
+    if Path(model).exists():
+        return UQDM.from_checkpoint(model)
+    if model not in ARCHITECTURES:
+        raise ValueError(
+            f"{model} is neither a checkpoint nor one of {', '.join(ARCHITECTURES)}"
+        )
+    return load_model(model, quality=1, pretrained=True)
+
+
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    path = Path(args.model)
-    net = (
-        UQDM.from_checkpoint(path)
-        if path.exists()
-        else load_model(args.model, quality=1, pretrained=True)
-    )
-    initial = [ContextPrior() for _ in net.priors]
-    if args.initial:
-        load_contexts(args.initial, initial)
     try:
+        net = _load(args.model)
+        initial = [ContextPrior() for _ in net.priors]
+        if args.initial:
+            load_contexts(args.initial, initial)
         crops = read_crops(args.photographs, args.crops, args.max_factor, args.seed)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"{error}") from error
     contexts, log = [], dict[str, dict[str, Any]]()
     log["arguments"] = {k: str(v) for k, v in vars(args).items()}

@@ -9,6 +9,7 @@ checkerboard by colour), 12 groups, and the last rounded to the codec's integers
 
 import argparse
 import json
+import math
 import sys
 
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from compressai.zoo import image_models
 
-from compressai_uqdm.entropy_models import ContextConditional
+from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.dither import LATTICE
 from compressai_uqdm.entropy_models.groups import GROUPS, group
 from compressai_uqdm.train_context import (
@@ -26,24 +27,27 @@ from compressai_uqdm.train_context import (
     StageData,
     collect,
     fit,
-    logistic_bits,
     read_crops,
 )
 
 
-def linear() -> FloatContext:
-    context = FloatContext()
+def linear(prior: UniformNoiseConditional) -> FloatContext:
+    context = FloatContext(prior)
     for parameter in (context.mix, context.head):
         parameter.data.zero_()
         parameter.register_hook(torch.zeros_like)
     return context
 
 
-def six_groups() -> FloatContext:
-    context = FloatContext()
+def six_groups(prior: UniformNoiseConditional) -> FloatContext:
+    context = FloatContext(prior)
     six = [3 * (g // 6) + g % 3 for g in range(len(GROUPS))]
     context.visible = [[s for s in range(12) if six[s] < six[g]] for g in range(12)]
     return context
+
+
+def bits_of(prior: UniformNoiseConditional, v: torch.Tensor, scales: torch.Tensor) -> float:
+    return prior.log_likelihood(v, scales).sum().item() / -math.log(2)
 
 
 def integer_bits(
@@ -59,11 +63,8 @@ def integer_bits(
             r = group(residual, g)
             d, i = correction.prior(g)
             v = torch.from_numpy((r - d) / LATTICE)
-            bits += (
-                logistic_bits(v, conditional.scale_table[torch.from_numpy(i).long()])
-                .sum()
-                .item()
-            )
+            scales = conditional.scale_table[torch.from_numpy(i).long()]
+            bits += bits_of(conditional, v, scales)
             correction.reveal(g, r)
     return bits
 
@@ -74,34 +75,37 @@ def main(argv: list[str]) -> None:
     parser.add_argument("photographs", type=Path, help="folder to fit on")
     parser.add_argument("patches", type=Path, help=".npy of [n, 64, 64, 3] to measure on")
     parser.add_argument("--crops", type=int, default=240)
+    parser.add_argument("--max-factor", type=int, default=5, help="largest box average")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path, help="file to write the results to")
     args = parser.parse_args(argv)
 
     net = image_models[args.model](5, pretrained=True)
-    files = sorted(args.photographs.glob("*.png"))
-    fitted = collect(net, read_crops(files, args.crops, [1, 2, 3, 4, 5], seed=2))
+    crops = read_crops(args.photographs, args.crops, args.max_factor, seed=2)
+    fitted = collect(net, crops)
     patches = torch.from_numpy(np.load(args.patches)).permute(0, 3, 1, 2).contiguous()
     measured = collect(net, patches)
-    conditional = ContextConditional()
-    conditional.update()
     pixels = patches[:, 0].numel()
 
     variants = {"linear only": linear, "6 groups": six_groups, "12 groups": FloatContext}
     table: dict[str, list[float]] = {
         name: [] for name in ["none", *variants, "12, integers"]
     }
-    for stage, (train, test) in enumerate(zip(fitted, measured)):
-        none = logistic_bits(test.residuals / LATTICE, test.scales).sum().item()
+    for stage, (prior, train, test) in enumerate(zip(net.priors, fitted, measured)):
+        none = bits_of(prior, test.residuals / LATTICE, test.scales)
         table["none"].append(none / pixels)
         for name, make in variants.items():
             torch.manual_seed(0)
-            context = make()
+            context = make(prior)
             fit(context, train, args.steps, 16, 1e-2, f"stage {stage + 1}, {name}")
             with torch.no_grad():
                 bits = [context(r[None], s[None]).sum() for r, s in zip(*test)]
             table[name].append(sum(bits).item() / pixels)
-        table["12, integers"].append(integer_bits(context, test, conditional) / pixels)
+        conditional = ContextConditional(prior.prior_type)
+        conditional.quantiles = prior.quantiles
+        conditional.update()
+        integers = integer_bits(context, test, conditional)
+        table["12, integers"].append(integers / pixels)
     for name, bpp in table.items():
         against = 100 * (
             np.array([*bpp, sum(bpp)]) / [*table["none"], sum(table["none"])] - 1

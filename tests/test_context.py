@@ -10,8 +10,8 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm import UQDM, ContextUQDM, train_context
-from compressai_uqdm.entropy_models import ContextConditional
+from compressai_uqdm import UQDM, ContextUQDM, UQDMConfig, train_context
+from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
 from compressai_uqdm.entropy_models.context import (
     HIDDEN_BITS,
@@ -183,7 +183,7 @@ def test_fitting_command(shared: Path, tmp_path: Path) -> None:
         image = Image.fromarray(smooth).resize((160, 120), Image.Resampling.BICUBIC)
         image.save(tmp_path / f"photographs/{i}.png")
     folder, output = str(shared / "checkpoints/uqdm-tiny"), tmp_path / "context.npz"
-    options = ["--crops", "8", "--steps", "100", "--batch-size", "4", "--scales", "1"]
+    options = ["--crops", "8", "--steps", "100", "--batch-size", "4", "--max-factor", "1"]
     train_context.main([folder, str(tmp_path / "photographs"), str(output), *options])
 
     log = json.loads(output.with_suffix(".json").read_text())
@@ -195,14 +195,64 @@ def test_fitting_command(shared: Path, tmp_path: Path) -> None:
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :64, :64] / 255
     out = net.compress(x)
     assert (net.decompress(**out)["x_hat"] == x).all()
-    with pytest.raises(SystemExit, match="no PNG or JPEG files"):
-        train_context.main([folder, str(tmp_path), str(output)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="no images of at least 64 x 64 pixels in .*empty"):
+        train_context.main([folder, str(tmp_path / "empty"), str(output)])
+    with pytest.raises(SystemExit, match="uqdm-teeny is neither a checkpoint nor"):
+        train_context.main(["uqdm-teeny", str(tmp_path / "photographs"), str(output)])
+
+
+@pytest.mark.slow
+def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
+    """A trainer's checkpoint, with another prior and learned spans of scales."""
+    torch.manual_seed(0)
+    net = UQDM(UQDMConfig(embedding_dim=8, norm_groups=2, prior_type="normal"))
+    for prior in net.priors:
+        prior.quantiles.data += torch.tensor([0.5, 0, -0.5])
+    other = UQDM(net.config)
+    checkpoint = {"state_dict": net.state_dict(), "raw_state_dict": other.state_dict()}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (70, 66, 3), np.uint8))
+    (tmp_path / "photographs").mkdir()
+    image.save(tmp_path / "photographs/noise.png")
+    arguments = [str(tmp_path / name) for name in ("checkpoint.pt", "photographs", "c.npz")]
+    train_context.main([*arguments, "--crops", "2", "--steps", "4", "--batch-size", "2"])
+
+    net.update()
+    net.eval()
+    crops = train_context.read_crops(tmp_path / "photographs", 2, 5, seed=0)
+    stages = train_context.collect(net, crops)
+    log = json.loads((tmp_path / "c.json").read_text())
+    for i, (prior, stage) in enumerate(zip(net.priors, stages)):
+        v = (stage.residuals / 32).double()
+        low, high = ((v + u) / stage.scales for u in (-0.5, 0.5))
+        # of the smaller tail, where the difference keeps its digits
+        flip = torch.where(v > 0, -1.0, 1.0)
+        p = (torch.special.ndtr(flip * high) - torch.special.ndtr(flip * low)).abs()
+        certain = p > 1e-25
+        assert certain.double().mean() > 0.5
+        bits = -prior.log_likelihood(v, stage.scales.double()) / np.log(2)
+        torch.testing.assert_close(bits[certain], -p[certain].log2(), rtol=1e-6, atol=1e-6)
+        total = log[f"stage {i + 1}"]["without"]
+        assert total == pytest.approx(bits.sum().item() / (2 * 64 * 64), rel=1e-4)
+        blank = train_context.FloatContext(prior)  # corrects nothing before it learns
+        assert blank(*stage).sum().item() == pytest.approx(bits.sum().item(), rel=1e-4)
+
+    coder = ContextUQDM.from_checkpoint(arguments[0], contexts=tmp_path / "c.npz")
+    x = crops[:1, :, :20, :20] / 255
+    out = coder.compress(x)
+    assert (coder.decompress(**out)["x_hat"] == x).all()
+    fitted = torch.from_numpy(np.load(arguments[2])["2.conv"])
+    assert torch.equal(coder.priors[2].context.conv, fitted)
+    again = ContextUQDM.from_state_dict(coder.state_dict())  # they travel with it
+    assert torch.equal(again.priors[2].context.conv, fitted)
 
 
 def test_rounding_costs_little() -> None:
     """The float network against its integers, in bits of made-up residuals."""
     torch.manual_seed(0)
-    floats = train_context.FloatContext()
+    floats = train_context.FloatContext(UniformNoiseConditional())
     with torch.no_grad():
         floats.head.normal_(std=0.05)
         floats.conv[:, -1].normal_(std=0.02)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..entropy_models.dither import prior_sample, uniform
 from ..entropy_models.pixel import PixelConditional
-from .checkpoint import Weights, config_of, published_weights, read_checkpoint
+from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
 from .config import UQDMConfig
 from .denoiser import Denoiser
 from .diffusion import (
@@ -300,26 +300,32 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
         weights: Weights = "ema",
         **kwargs: Any,
     ) -> Self:
-        """A model from its state dict, or from the published checkpoint's dict.
+        """A model from its state dict, or from the dict of a checkpoint.
 
         Args:
-            state_dict: ours, which holds the configuration, or the published one.
-            weights: of a published dict, ``"ema"``, the average over training (fewer
-                bits), ``"ema_schedule"``, with its learned noise schedule (fewer
-                still), or ``"raw"``, the last.
+            state_dict: ours, which holds the configuration; a trainer's dict with one;
+                or the published dict.
+            weights: where there are several, ``"ema"``, the average over training
+                (fewer bits), or ``"raw"``, the last. Of a published dict these are with
+                the initial noise schedule; ``"ema_schedule"`` is with the learned one
+                (fewer bits still).
             kwargs: arguments of the class, such as ``quality``; ``config`` is needed
                 for a dict in the published layout that is none of the published models.
 
         Raises:
             ValueError: it is neither, or does not fit its configuration.
         """
+        state_dict = state_dict_of(state_dict, weights)
         if "config_bytes" in state_dict:
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
             net = cls(**kwargs)
             # arguments may have changed it
             state_dict = {**state_dict, "config_bytes": net.config_bytes}
+            if not any(".context." in name for name in state_dict):
+                # a context prior is fitted to weights later, and stands in its own file
+                contexts = {k: v for k, v in net.state_dict().items() if ".context." in k}
+                state_dict = {**state_dict, **contexts}
         else:
-            state_dict = published_weights(state_dict, weights)
             if "config" not in kwargs:
                 kwargs["config"] = config_of(state_dict)
             net = cls(**kwargs)

@@ -17,10 +17,11 @@ __all__ = [
     "config_of",
     "published_weights",
     "read_checkpoint",
+    "state_dict_of",
 ]
 
 Weights = Literal["ema", "ema_schedule", "raw"]
-"""Which of a published checkpoint's weights, see :func:`published_weights`."""
+"""Which of a checkpoint's weights, see :func:`published_weights`."""
 
 
 def allow_published_files() -> None:
@@ -33,8 +34,8 @@ def allow_published_files() -> None:
     torch.serialization.add_safe_globals([scalar, np.dtype, *number_types])
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The state dict in a file, or the published dict.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The dict in a file, of whatever layout.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,12 +49,37 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # the unpickler fails in many ways on what is no pickle
         kind = type(error).__name__  # its text advises to trust the file
         raise ValueError(f"{path} is not a checkpoint that can be read: {kind}") from error
-    if isinstance(checkpoint, dict):
-        for key in ("network", "state_dict", "model_state_dict"):
-            checkpoint = checkpoint.get(key, checkpoint)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds no state dict but {type(checkpoint)}")
     return checkpoint
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], weights: Weights) -> Mapping[str, Any]:
+    """The state dict in a checkpoint of any layout.
+
+    Args:
+        checkpoint: a state dict; a dict that holds one, as CompressAI's trainers write
+            it, or ours, which holds that of the last weights too; or the published one.
+        weights: which, where there are several; ``"raw"``, or else the average. In our
+            own files both come with the noise schedule that was learned.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
+    keys = ("raw_state_dict",) if weights == "raw" else ()
+    for key in (*keys, "network", "state_dict", "model_state_dict"):
+        if key in checkpoint:
+            checkpoint = checkpoint[key]
+            break
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"expected a state dict, got {type(checkpoint)}")
+    return (
+        checkpoint
+        if "config_bytes" in checkpoint
+        else published_weights(checkpoint, weights)
+    )
 
 
 def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[str, Tensor]:
@@ -70,8 +96,6 @@ def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[s
     Raises:
         ValueError: the dict has another layout.
     """
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
     try:
         model = {f"denoiser.{name}": w for name, w in checkpoint["model"].items()}
         if weights == "raw":
@@ -82,8 +106,8 @@ def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[s
             "expected the state dict of a UQDM or a published checkpoint (with 'model' "
             f"and 'ema'), got a dict with {sorted(map(str, checkpoint))[:8]}"
         ) from error
-    # Averages are in the order of parameters; last, if learned, comes gamma's slope.
-    averages = dict(zip([*model, "noise_schedule.w"], shadow))
+    # Averages are in the order of parameters; last, if learned, come gamma's.
+    averages = dict(zip([*model, "noise_schedule.w", "noise_schedule.b"], shadow))
     if not len(model) <= len(shadow) == len(averages):
         raise ValueError(
             f"damaged checkpoint: {len(model)} weights but {len(shadow)} averages"
