@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-3-Clause-Clear",
     packages=find_packages(include=["compressai_uqdm", "compressai_uqdm.*"]),
-    package_data={"compressai_uqdm": ["py.typed", "contexts/*.npz"]},
+    package_data={"compressai_uqdm": ["py.typed", "contexts/*.npz", "weights/*.safetensors"]},
     python_requires=">=3.11",
     install_requires=[
         "compressai>=1.2.8",

@@ -34,12 +34,20 @@ HUB_REPOSITORY = "justuswill/UQDM"
 LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
 FILES = ("config.json", "checkpoint.pt")
 
+# Our own small model comes with the package.
+NANO = "uqdm-nano"
+NANO_WEIGHTS = Path(__file__).parent / "weights/uqdm-nano.safetensors"
+NANO_CONTEXTS = Path(__file__).parent / "contexts/uqdm-nano.npz"
+
 CONTEXT = "-ctx"
 ARCHITECTURES: dict[str, type[DiffusionModel]] = {
     **{name: UQDM for name in PUBLISHED},
     **{name + CONTEXT: ContextUQDM for name in PUBLISHED},
     **{name: VDM for name in GAUSSIAN},
+    NANO: UQDM,
+    NANO + CONTEXT: ContextUQDM,
 }
+CONFIGS = {**PUBLISHED, **GAUSSIAN, NANO: PUBLISHED["uqdm-tiny"]}
 
 # SHA-256 of the published weights, where we had the file to take it of.
 DIGESTS = {
@@ -58,13 +66,15 @@ def load_model(
     """A model of the zoo.
 
     Args:
-        name: ``"uqdm-tiny"``, ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, or
-            one of these with ``"-ctx"``, the same weights with the context prior, or
-            with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion.
+        name: ``"uqdm-nano"``, which comes with the package, or ``"uqdm-tiny"``,
+            ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, as published; one of
+            these with ``"-ctx"``, the same weights with the context prior; or one of the
+            published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion.
         quality: number of stages to code, 1 (coarsest) to 5 (lossless); of a ``vdm``, to
             21, or its ``n_timesteps`` and one more.
         metric: ``"mse"``; there are no weights for another.
-        pretrained: whether to load the published weights (their average over training).
+        pretrained: whether to load weights (of those published, their average over
+            training).
         progress: show the progress of a download.
         kwargs: further arguments of the model's class.
 
@@ -74,16 +84,18 @@ def load_model(
     """
     if metric != "mse":
         raise ValueError(f'metric must be "mse", got {metric!r}')
-    published, cls = name.removesuffix(CONTEXT), ARCHITECTURES[name]
+    weights, cls = name.removesuffix(CONTEXT), ARCHITECTURES[name]
+    if name == NANO + CONTEXT:
+        kwargs.setdefault("contexts", NANO_CONTEXTS)
     if not pretrained:
-        return cls({**PUBLISHED, **GAUSSIAN}[published], quality=quality, **kwargs)
-    if published in GAUSSIAN:
+        return cls(CONFIGS[weights], quality=quality, **kwargs)
+    if weights in GAUSSIAN:
         raise FileNotFoundError(
             f"no weights of {name} are published: train it, with CompressAI's train.py for "
             "one, and load it with VDM.from_checkpoint or eval_model's checkpoint"
         )
-    folder = find_weights(published, progress)
-    return cls.from_checkpoint(folder, quality=quality, **kwargs)
+    path = NANO_WEIGHTS if weights == NANO else find_weights(weights, progress)
+    return cls.from_checkpoint(path, quality=quality, **kwargs)
 
 
 def find_weights(name: str, progress: bool = True) -> Path:

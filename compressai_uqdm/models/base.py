@@ -33,7 +33,8 @@ __all__ = ["DiffusionModel", "Latent", "Prediction", "Reconstruction"]
 Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
 WINDOW_BATCH = {"cpu": 4, "cuda": 32}
-"""Windows that the network sees at a time."""
+"""Windows that the network sees at a time; in double precision on a CPU, where more do
+not fit its caches, a quarter."""
 
 
 class Prediction(NamedTuple):
@@ -152,6 +153,8 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             return [output.to(z.dtype) for output in outputs]
 
         batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
+        if not weight.is_cuda and weight.dtype == torch.float64:
+            batch = max(1, batch // 4)
         return run_in_windows(network, z_t, self.config.overlap, batch)
 
     def predict(self, z_t: Tensor, step: Step) -> Prediction:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from torch import Tensor
@@ -43,6 +44,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     allow_published_files()
     try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

@@ -313,7 +313,7 @@ class UQDM(DiffusionModel):
         return torch.stack([prior.loss() for prior in self.priors]).sum()
 
 
-CONTEXTS = Path(__file__).parent.parent / "contexts/uqdm-tiny.npz"
+CONTEXTS = Path(__file__).parents[1] / "contexts/uqdm-tiny.npz"
 """Context networks fitted to the published ``uqdm-tiny``, four stages."""
 
 
