@@ -20,6 +20,8 @@ import torch
 from compressai.zoo import image_models
 from PIL import Image
 
+from compressai_uqdm import VDM
+
 EVAL = Path(evaluate.__file__).parent
 METHODS = ("denoise", "ancestral", "flow_based")
 
@@ -125,6 +127,29 @@ def test_estimates_are_of_the_same_pictures(
         assert estimated[name]["bits"] == "estimated" and "encoding_time" not in guess
         assert guess["bpp"] == real["bpp-estimate"]
         assert guess["psnr-rgb"] == pytest.approx(real["psnr-rgb"], abs=1e-3)
+
+
+def test_model_that_cannot_code(patches: Path, tmp_path: Path) -> None:
+    """Gaussian diffusion of three steps, from a checkpoint, by estimate alone."""
+    torch.manual_seed(0)
+    net = VDM(n_timesteps=3)
+    torch.save(net.state_dict(), tmp_path / "vdm.pt")
+    options = ["--output", str(tmp_path / "out"), "--first", "1", str(patches)]
+    named = f"vdm-tiny={tmp_path / 'vdm.pt'}"
+    with pytest.raises(images.InputError, match="vdm-tiny cannot code.*--bits estimated"):
+        evaluate.main([*options, named])
+    evaluate.main([*options, named, "--bits", "estimated"])
+    results = read(tmp_path / "out")
+    assert list(results) == [f"vdm-tiny-{m}.json" for m in sorted(METHODS)]
+    x = torch.tensor(np.load(patches)[:1]).permute(0, 3, 1, 2).float() / 255
+    for method in METHODS:
+        out = net.eval().estimate(x, 0, method, progressive=True)
+        found = results[f"vdm-tiny-{method}.json"]
+        bits = [-p.double().log2().sum().item() for p in out["likelihoods"].values()]
+        bpp = np.cumsum(bits) / (40 * 48)
+        assert found["results"]["bpp"] + [found["lossless_bpp"]] == pytest.approx(list(bpp))
+        mse = [((y - x) * 255).double().pow(2).mean().item() for y in out["x_hats"][:3]]
+        assert found["per_image"][0]["mse"] == pytest.approx(mse, rel=1e-6)
 
 
 def test_photograph_with_ms_ssim_and_pictures(shared: Path, tmp_path: Path) -> None:
