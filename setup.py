@@ -6,6 +6,8 @@ here = Path(__file__).parent
 
 EVAL = [
     "accelerate",  # processes that share the images
+    "bjontegaard",  # BD-rate
+    "matplotlib",  # figures
     "pillow>=11.3",  # AVIF
     "pillow-jxl-plugin",  # JPEG XL
     "torch-fidelity",  # the features of FID, for torchmetrics
@@ -40,7 +42,6 @@ setup(
         "test": [
             *EVAL,
             "hypothesis",
-            "matplotlib",
             "mypy",
             "pybind11",  # to fetch CompressAI's examples
             "pytest",
