@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 from evaluate import METHODS
 from images import InputError, read_image
@@ -235,9 +236,8 @@ def limit(panels: Sequence[Axes], max_bpp: float) -> None:
     """Show the curves up to a rate, and no higher than they come there."""
     for axes in panels:
         axes.set_xlim(0, max_bpp)
-        shown = [
-            y for line in axes.get_lines() for x, y in line.get_xydata() if x <= max_bpp
-        ]
+        points = [xy for line in axes.get_lines() for xy in np.asarray(line.get_xydata())]
+        shown = [float(y) for x, y in points if x <= max_bpp]
         if shown and axes.get_yscale() == "linear":
             margin = 0.05 * (max(shown) - min(shown))
             axes.set_ylim(min(shown) - margin, max(shown) + margin)

@@ -83,10 +83,9 @@ class Picture:
 
     def _embed(self, picture: np.ndarray) -> str:
         file = io.BytesIO()
+        kind, options = "webp", {"quality": PREVIEW_QUALITY, "method": 6}
         if self.is_exact:
             kind, options = "png", {"optimize": True}
-        else:
-            kind, options = "webp", {"quality": PREVIEW_QUALITY, "method": 6}
         Image.fromarray(picture).save(file, kind, **options)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
@@ -163,7 +162,7 @@ def options(curves: Sequence[Curve], first: Curve) -> str:
 
 def figure(curves: Sequence[Curve], metrics: Sequence[str]) -> str:
     """The curves as SVG: all rates, low rates, then other metrics."""
-    ink = dict.fromkeys(
+    ink: dict[Any, Any] = dict.fromkeys(
         ["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"],
         INK,
     )
@@ -280,7 +279,7 @@ def time_range(curve: Curve, side: str) -> str:
 
 def duration(seconds: float) -> str:
     if seconds < 0.0005:
-        return "0.000"
+        return "<0.001"
     return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.3g}"
 
 
@@ -346,8 +345,8 @@ def picture_section(pictures: Sequence[Picture], coder: str) -> str:
     kinds = {picture.is_exact for picture in pictures}
     notes = {
         True: f"Pictures of up to {EXACT_SIDE}x{EXACT_SIDE} are shown exactly.",
-        False: f"Larger ones are previews, WebP of quality {PREVIEW_QUALITY}, which cannot "
-        "show the differences above some 40 dB.",
+        False: f"Pictures larger than {EXACT_SIDE}x{EXACT_SIDE} are shown as previews, "
+        f"WebP of quality {PREVIEW_QUALITY}, which hide differences above some 40 dB.",
     }
     shown = " ".join(notes[kind] for kind in (True, False) if kind in kinds)
     return (
