@@ -149,8 +149,8 @@ def draw_strip(received: Sequence[Received]) -> Figure:
         axes.imshow(
             stage.picture, interpolation="nearest" if width < 256 else "antialiased"
         )
-        words = f"{stage.name}: {stage.quality}\n{stage.bpp:.3f} bits per pixel"
-        axes.set_title(words, fontsize=8)
+        title = f"{stage.name}: {stage.quality}\n{stage.bpp:.3f} bits per pixel"
+        axes.set_title(title, fontsize=8)
         axes.set_axis_off()
     return figure
 
