@@ -4,6 +4,16 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 
+EVAL = [
+    "accelerate",  # processes that share the images
+    "bjontegaard",  # BD-rate
+    "matplotlib",  # figures
+    "pillow>=11.3",  # AVIF
+    "pillow-jxl-plugin",  # JPEG XL
+    "torch-fidelity",  # the features of FID, for torchmetrics
+    "torchmetrics",  # FID
+]
+
 setup(
     name="compressai-uqdm",
     version="0.1.0",
@@ -28,9 +38,10 @@ setup(
         "wrapt",
     ],
     extras_require={
+        "eval": EVAL,
         "test": [
+            *EVAL,
             "hypothesis",
-            "matplotlib",
             "mypy",
             "pybind11",  # to fetch CompressAI's examples
             "pytest",

@@ -9,18 +9,18 @@ folder is the tests' (see the README): weights, patches and the published figure
 
 import argparse
 import json
-import sys
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from curves import distortion, psnr
+from evaluate import METHODS, Network, estimate
+from images import ImageSet
+from runs import run_program, write_json
 from tqdm import tqdm
 
 from compressai_uqdm import UQDM
-
-METHODS = ("denoise", "ancestral", "flow_based")
 
 
 def main(argv: list[str]) -> None:
@@ -35,30 +35,25 @@ def main(argv: list[str]) -> None:
     file = args.shared / f"reference/kodak_box64_first48{suffix}.json"
     published = json.loads(file.read_text())["estimate"]
     net = UQDM.from_checkpoint(args.shared / "checkpoints/uqdm-tiny", weights=args.weights)
-    patches = np.load(args.shared / "images/kodak_box64.npy")
-    images = torch.from_numpy(patches).permute(0, 3, 1, 2).float().div(255).split(1)
+    network = Network(net)
+    network.serve(net)
+    images = ImageSet(args.shared / "images/kodak_box64.npy")
 
-    bits, squared_error = (
-        np.zeros(5),
-        {method: np.zeros((args.seeds, 4)) for method in METHODS},
-    )
-    for run in range(args.seeds):
-        for i, x in enumerate(tqdm(images, f"seed {run}")):
-            seed = run * len(images) + i
-            with torch.no_grad():
-                likelihoods = net(x, seed=seed)["likelihoods"].values()
-            bits += [float(-p.double().log2().sum()) for p in likelihoods]
-            out = net.compress(x, seed=seed)
-            for method in METHODS:
-                decoded = net.decompress(
-                    out["strings"][:4], out["shape"], method, progressive=True, seed=seed
-                )
-                squared_error[method][run] += [
-                    float(((y - x) * 255).double().pow(2).mean()) for y in decoded["x_hats"]
-                ]
+    bits, mse = [], []  # [seeds x images, stages], [seeds x images, methods, stages]
+    for i in tqdm(range(args.seeds * len(images))):
+        image = images[i % len(images)]
+        network.forget()
+        found = estimate(
+            net,
+            image,
+            i,
+            lambda method, stage, x: distortion(image, x, False),  # noqa: B023
+        )
+        bits.append(found["estimate"])
+        mse.append([[d["mse"] for d in found["distortions"][m][:4]] for m in METHODS])
 
     spread = np.array(published["denoise"]["bpp_spread_over_seeds"][1:])
-    bpp = bits.cumsum() / (args.seeds * patches[..., 0].size)
+    bpp = np.mean(bits, 0) / images[0][..., 0].size
     expected = np.array(published["denoise"]["bpp"][1:])
     results = {
         "weights": args.weights,
@@ -66,15 +61,17 @@ def main(argv: list[str]) -> None:
         "published bpp": expected.tolist(),
         "difference in spreads over seeds": ((bpp - expected) / spread).tolist(),
     }
-    for method in METHODS:
-        psnr = (10 * np.log10(255**2 / (squared_error[method] / len(images)))).mean(0)
-        results[f"psnr {method}"] = psnr.tolist()
+    of_seeds = np.array(mse).reshape(args.seeds, len(images), len(METHODS), 4).mean(1)
+    for i, method in enumerate(METHODS):
+        values = len(images) * images[0].size
+        psnrs = [[psnr(e, values) for e in row[i]] for row in of_seeds]
+        results[f"psnr {method}"] = np.mean(psnrs, 0).tolist()
         results[f"published psnr {method}"] = published[method]["psnr_of_mean_mse"][1:5]
-    for name, values in results.items():
-        print(f"{name:34}", values if isinstance(values, str) else np.round(values, 3))
+    for name, found in results.items():
+        print(f"{name:34}", found if isinstance(found, str) else np.round(found, 3))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_program(main)

@@ -1,0 +1,389 @@
+"""Rate-distortion curves of models of the zoo, for all three reconstructions.
+
+    python eval/evaluate.py kodak/ uqdm-tiny uqdm-tiny-ctx --output eval/results/kodak
+    accelerate launch --multi_gpu --num_processes 8 eval/evaluate.py val.npz uqdm-big ...
+
+Every image is encoded once; its stream is decoded stage by stage, and every stage is made
+an image in three ways (denoise, ancestral, flow_based). One JSON file is written per model
+and way. The last stage must give the image itself. The seed is the image's place, so
+results do not depend on the number of processes; a run that was stopped goes on.
+
+Models of the same weights have the same latents, with a context prior and without, so
+the network runs once for each and its outputs are kept until the image is done. Times are
+as if it had run anew.
+"""
+
+import argparse
+import functools
+import hashlib
+import time
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from curves import MS_SSIM_SIDE, curve, distortion, table
+from images import ImageSet, InputError
+from runs import (
+    check_same_run,
+    finish_run,
+    join_processes,
+    run_images,
+    run_program,
+    save_picture,
+    write_json,
+)
+from torch import Tensor
+
+from compressai_uqdm import UQDM
+from compressai_uqdm.models.base import DiffusionModel, Reconstruction
+from compressai_uqdm.models.checkpoint import Weights
+from compressai_uqdm.zoo import ARCHITECTURES, load_model
+
+METHODS: tuple[Reconstruction, ...] = get_args(Reconstruction)
+
+
+class Network:
+    """The network that models of the same weights share, and a clock.
+
+    The clock runs as if every pass were computed where it is asked for.
+    """
+
+    def __init__(self, net: DiffusionModel):
+        self.weights = dict(net.denoiser.state_dict())
+        self.config = net.config
+        self._run = net.run_network
+        self._passes: list[tuple[Tensor, list[Tensor], float]] = []
+        self._credit = 0.0
+        self.seconds = 0.0
+        """Spent in passes so far."""
+        self.marks: list[tuple[float, float]] = []
+        """Clock and ``seconds`` at the start of each pass, and of coding the pixels."""
+
+    def fits(self, net: DiffusionModel) -> bool:
+        state = net.denoiser.state_dict()
+        return self.config == net.config and all(
+            torch.equal(state[name], weight) for name, weight in self.weights.items()
+        )
+
+    def serve(self, net: DiffusionModel) -> None:
+        """Run the passes of a model from now on."""
+        encode_pixels = net.pixel_conditional.encode
+
+        def encode_pixels_marked(*arguments: Any) -> None:
+            self.marks.append(self.now())
+            encode_pixels(*arguments)
+
+        net.run_network = self.run  # type: ignore[method-assign]
+        pixels: Any = net.pixel_conditional
+        pixels.encode = encode_pixels_marked
+
+    def run(self, z_t: Tensor, gamma_t: Tensor) -> list[Tensor]:
+        self.marks.append(self.now())
+        for known, outputs, seconds in self._passes:
+            if torch.equal(known, z_t):
+                self._credit += seconds
+                self.seconds += seconds
+                return outputs
+        start = self.now()[0]
+        outputs = self._run(z_t, gamma_t)
+        seconds = self.now()[0] - start
+        self.seconds += seconds
+        self._passes.append((z_t, outputs, seconds))
+        return outputs
+
+    def now(self) -> tuple[float, float]:
+        """The clock, and the part of it spent in passes."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() + self._credit, self.seconds
+
+    def forget(self) -> None:
+        """Drop the passes, where the next image begins."""
+        self._passes.clear()
+
+
+Times = list[tuple[float, float]]
+"""Seconds of all work, and of network passes in it, up to each stage."""
+
+
+def since(start: tuple[float, float], ends: Sequence[tuple[float, float]]) -> Times:
+    return [(end[0] - start[0], end[1] - start[1]) for end in ends]
+
+
+def encode(
+    net: UQDM, network: Network, x: Tensor, seed: int
+) -> tuple[list[bytes], Sequence[int], Times]:
+    """The segments of an image, and the times up to the end of each."""
+    network.marks.clear()
+    start = network.now()
+    out = net.compress(x, seed=seed)
+    ends = [*network.marks[1:], network.now()]
+    return [segment[0] for segment in out["strings"]], out["shape"], since(start, ends)
+
+
+Compare = Callable[[Reconstruction, int, np.ndarray], Mapping[str, float]]
+"""Maps method, stage and decoded image to distortions."""
+
+
+@torch.no_grad()
+def code(
+    net: UQDM, network: Network, image: np.ndarray, seed: int, compare: Compare
+) -> dict[str, Any]:
+    """Code one image for real.
+
+    Args:
+        net: the model.
+        network: its network.
+        image: uint8, ``[H, W, 3]``.
+        seed: seed of the dither.
+        compare: what to do with each picture.
+
+    Returns:
+        up to each stage, ``bits``, their ``estimate``, and the times to ``encode``; by
+        method, ``distortions``, and the times to ``decode``.
+
+    Raises:
+        RuntimeError: the stream did not give the image itself.
+    """
+    x = as_tensor(image, net)
+    segments, shape, encoding = encode(net, network, x, seed)
+    distortions: dict[str, list[Mapping[str, float]]] = {m: [] for m in METHODS}
+    decoding: dict[str, list[list[float]]] = {m: [] for m in METHODS}
+    spent, start = np.zeros(2), network.now()
+    # decompress() gives one method at a time; this decodes once for all three
+    for latent in net._decode(segments, (3, *shape), seed):
+        spent += np.subtract(network.now(), start)
+        for method in METHODS:
+            fresh = replace(latent)  # without what is known of it, to take its time
+            start = network.now()
+            levels = net._reconstruct(fresh, method, seed)
+            decoding[method].append((spent + np.subtract(network.now(), start)).tolist())
+            decoded = levels[0].permute(1, 2, 0).cpu().numpy()
+            distortions[method].append(compare(method, latent.stage, decoded))
+        start = network.now()
+    if not np.array_equal(decoded, image):
+        raise RuntimeError("the whole stream did not decode to the image itself")
+    return {
+        "bits": (8 * np.cumsum([len(s) for s in segments])).tolist(),
+        "estimate": cumulative_bits(net.estimate(x, seed)),
+        "distortions": distortions,
+        "encode": encoding,
+        "decode": decoding,
+    }
+
+
+@torch.no_grad()
+def estimate(
+    net: DiffusionModel, image: np.ndarray, seed: int, compare: Compare
+) -> dict[str, Any]:
+    """``estimate`` and ``distortions`` as of :func:`code`, without coding."""
+    x = as_tensor(image, net)
+    distortions: dict[str, list[Mapping[str, float]]] = {}
+    for method in METHODS:
+        out = net.estimate(x, seed, method, progressive=True)
+        pictures = [(255 * y[0]).round().to(torch.uint8) for y in out["x_hats"]]
+        distortions[method] = [
+            compare(method, stage, picture.permute(1, 2, 0).cpu().numpy())
+            for stage, picture in enumerate(pictures, 1)
+        ]
+    return {"estimate": cumulative_bits(out), "distortions": distortions}
+
+
+def as_tensor(image: np.ndarray, net: DiffusionModel) -> Tensor:
+    device = next(net.parameters()).device
+    return torch.tensor(image, device=device).permute(2, 0, 1)[None].float() / 255
+
+
+def cumulative_bits(out: Mapping[str, Any]) -> list[float]:
+    """Bits of one image up to each stage."""
+    likelihoods = out["likelihoods"].values()
+    return np.cumsum([float(-p.double().log2().sum()) for p in likelihoods]).tolist()
+
+
+def weights_digest(net: DiffusionModel) -> str:
+    total = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def result_file(folder: Path, model: str, method: str) -> Path:
+    return folder / f"{model}-{method}.json"
+
+
+def summarize(
+    images: ImageSet, records: Sequence[Mapping[str, Any]], model: str, method: str
+) -> dict[str, Any]:
+    """The curve of one model and method from what is known of each image."""
+    own = [record["models"][model] for record in records]
+    real = "bits" in own[0]
+    bits = np.array([r["bits" if real else "estimate"] for r in own], dtype=np.float64)
+    estimate = np.array([r["estimate"] for r in own])
+    pixels = [record["pixels"] for record in records]
+    distortions = [r["distortions"][method][:-1] for r in own]
+    n = bits.shape[1] - 1
+    quality = range(1, n + 1)
+    out = curve(
+        images.names, pixels, quality, bits[:, :n], distortions, bits[:, n], not real
+    )
+    if real:
+        bpp = estimate / np.array(pixels)[:, None]
+        out["results"]["bpp-estimate"] = bpp.mean(0)[:n].tolist()
+        out["lossless_bpp_estimate"] = float(bpp.mean(0)[n])
+        encoding = np.mean([r["encode"] for r in own], 0)
+        decoding = np.mean([r["decode"][method] for r in own], 0)
+        out["results"]["encoding_time"] = encoding[:n, 0].tolist()
+        out["results"]["decoding_time"] = decoding[:n, 0].tolist()
+        out["lossless_encoding_time"], out["lossless_decoding_time"] = (
+            float(encoding[n, 0]),
+            float(decoding[n, 0]),
+        )
+        out["times"] = {
+            f"{side} {part}": values
+            for side, t in (("encode", encoding), ("decode", decoding))
+            for part, values in (
+                ("network", t[:, 1].tolist()),
+                ("coding", (t[:, 0] - t[:, 1]).tolist()),
+            )
+        }
+    return out
+
+
+def load(model: str, weights: Weights) -> tuple[str, DiffusionModel]:
+    """The name and the network of ``name`` or ``name=checkpoint``, all stages.
+
+    Raises:
+        InputError: it is none of the zoo's, or has no weights, or others.
+    """
+    name, _, checkpoint = model.partition("=")
+    if name not in ARCHITECTURES:
+        names = ", ".join(ARCHITECTURES)
+        raise InputError(f"no model {name!r} in the zoo, which has {names}")
+    try:
+        if checkpoint:
+            net = ARCHITECTURES[name].from_checkpoint(checkpoint, weights)
+        else:
+            net = load_model(name, 1, pretrained=True, weights=weights)
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(f"{model}: {error}") from error
+    net.quality = net.n_stages
+    return name, net
+
+
+def evaluate_image(
+    nets: Mapping[str, DiffusionModel],
+    networks: Mapping[str, Network],
+    image: np.ndarray,
+    seed: int,
+    real: bool,
+    compare: Callable[[str, Reconstruction, int, np.ndarray], Mapping[str, float]],
+) -> dict[str, Any]:
+    """What all models make of one image; ``compare`` is told the model too."""
+    out: dict[str, Any] = {"pixels": image.shape[0] * image.shape[1], "models": {}}
+    for network in networks.values():
+        network.forget()
+    for model, net in nets.items():
+        of_model = functools.partial(compare, model)
+        if real:
+            assert isinstance(net, UQDM)
+            out["models"][model] = code(net, networks[model], image, seed, of_model)
+        else:
+            out["models"][model] = estimate(net, image, seed, of_model)
+    return out
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("images", type=Path, help="folder, or .npy or .npz of images")
+    parser.add_argument(
+        "models", nargs="+", metavar="model", help="name in the zoo, or name=checkpoint"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of result files")
+    parser.add_argument("--bits", choices=["real", "estimated"], default="real")
+    parser.add_argument("--weights", choices=get_args(Weights), default="ema")
+    parser.add_argument("--first", type=int, help="take only that many images")
+    parser.add_argument("--pictures", type=Path, help="folder for the decoded images")
+    args = parser.parse_args(argv)
+
+    state = join_processes()
+    images = ImageSet(args.images, args.first)
+    real = args.bits == "real"
+    nets: dict[str, DiffusionModel] = {}
+    networks: dict[str, Network] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    for named in args.models:
+        model, net = load(named, args.weights)
+        if real and not isinstance(net, UQDM):
+            raise InputError(f"{model} cannot code, only estimate: use --bits estimated")
+        net = net.to(state.device)
+        run = {
+            "model": model,
+            "weights": weights_digest(net),
+            "images": images.digest,
+            "bits": args.bits,
+            "device": state.device.type,
+            "pictures": args.pictures is not None,
+        }
+        files = [result_file(args.output, model, method) for method in METHODS]
+        if all([check_same_run(file, run) for file in files]):
+            state.print(f"{model}: the results of this run are in {args.output}")
+            continue
+        known = [network for network in networks.values() if network.fits(net)]
+        networks[model] = known[0] if known else Network(net)
+        networks[model].serve(net)
+        nets[model], runs[model] = net, run
+    if not nets:
+        return
+    with_ms_ssim = images.smallest_side >= MS_SSIM_SIDE
+
+    def evaluate(i: int) -> dict[str, Any]:
+        image, name = images[i], images.names[i]
+        known: dict[tuple[str, int], tuple[np.ndarray, dict[str, float]]] = {}
+
+        def compare(
+            model: str, method: Reconstruction, stage: int, decoded: np.ndarray
+        ) -> dict[str, float]:
+            if args.pictures and stage < nets[model].n_stages:
+                folder = args.pictures / f"{model}-{method}" / str(stage)
+                save_picture(decoded, folder, name)
+            # models of the same weights make the same pictures
+            picture, found = known.get((method, stage), (None, {}))
+            if picture is None or not np.array_equal(picture, decoded):
+                found = distortion(image, decoded, with_ms_ssim)
+                known[method, stage] = decoded, found
+            return found
+
+        try:
+            return evaluate_image(nets, networks, image, i, real, compare)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(f"image {name}: {error}") from error
+
+    waiting = args.output / "unfinished" / "+".join(nets)
+    records = run_images(images, waiting, runs, evaluate, state)
+    if records is None:
+        return
+    command = f"eval/evaluate.py {images.path.name} {' '.join(nets)}"
+    for model in nets:
+        for method in METHODS:
+            result = {
+                "name": f"{model} ({method})",
+                "description": f"{'real streams' if real else 'estimated bits'}, "
+                f"{args.weights} weights; python {command}",
+                "images": images.describe(),
+                "run": runs[model],
+                **summarize(images, records, model, method),
+            }
+            result.setdefault("times", {}).update(processes=state.num_processes)
+            write_json(result_file(args.output, model, method), result)
+            print(table(result), flush=True)
+    finish_run(waiting)
+
+
+if __name__ == "__main__":
+    run_program(main)

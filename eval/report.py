@@ -1,0 +1,406 @@
+"""A page that shows the results in a folder: curves, tables, and pictures as they arrive.
+
+    python eval/report.py eval/results/kodak kodak.html
+    python eval/report.py eval/results/kodak kodak.html --images kodak/
+
+The page is one file, and needs nothing else, no network either. With the images that the
+results are of, some of them are coded and shown with a slider that goes through what is
+received. Pictures of up to 256x256 are in the page as they are; larger ones as previews,
+WebP of quality 90, while sizes and PSNR are always those of the exact pictures.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from evaluate import METHODS
+from figures import Style, draw_panel, limit, ordered
+from images import ImageSet, InputError
+from matplotlib.figure import Figure
+from PIL import Image
+from result_files import (
+    METRICS,
+    Bjontegaard,
+    Curve,
+    common_metrics,
+    find,
+    read_curves,
+)
+from runs import run_program
+from stages import Received, load_coder, receive
+from tqdm import tqdm
+
+__all__ = ["Picture", "report"]
+
+EXACT_SIDE = 256
+"""Up to this many pixels a side, pictures are in the page as they are."""
+
+PREVIEW_QUALITY = 90
+INK = "#123456"  # stands for the page's colour of text, which follows its theme
+
+
+class Picture:
+    """A picture of the page.
+
+    Args:
+        name: of the image.
+        original: uint8, ``[H, W, 3]``.
+        received: what is seen of it, by size: after stages, or any other cuts.
+    """
+
+    def __init__(self, name: str, original: np.ndarray, received: Sequence[Received]):
+        self.name, self.original, self.received = name, original, received
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is in the page as it is, not as a preview."""
+        return max(self.original.shape[:2]) <= EXACT_SIDE
+
+    def data(self) -> dict[str, Any]:
+        """What the page's slider needs; the last step is the original if none is given."""
+        steps = [
+            {
+                "size": r.size,
+                "words": f"{r.name} · {r.size:,} bytes · {r.bpp:.3f} bits per pixel · "
+                f"{r.quality}",
+                "src": self._embed(r.picture),
+            }
+            for r in self.received
+        ]
+        is_last = np.array_equal(self.received[-1].picture, self.original)
+        original = None if is_last else self._embed(self.original)
+        return {"name": self.name, "original": original, "steps": steps}
+
+    def _embed(self, picture: np.ndarray) -> str:
+        file = io.BytesIO()
+        kind, options = "webp", {"quality": PREVIEW_QUALITY, "method": 6}
+        if self.is_exact:
+            kind, options = "png", {"optimize": True}
+        Image.fromarray(picture).save(file, kind, **options)
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def report(
+    curves: Sequence[Curve],
+    pictures: Sequence[Picture] = (),
+    coder: str = "",
+    anchor: str | None = None,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        curves: the results, of one set of images.
+        pictures: to be shown with a slider.
+        coder: the model and reconstruction that they are of.
+        anchor: name, or its beginning, of the curve that BD-rates are first against; by
+            default one that is not ours.
+
+    Raises:
+        InputError: there is nothing to show, or no such anchor.
+    """
+    drawn = [c for c in ordered([c for c in curves if c.bpp])]
+    metrics = common_metrics(drawn)
+    others = [c for c in drawn if not c.reconstruction] or drawn
+    first = find(drawn, anchor) if anchor else others[0]
+    exact = [c for c in ordered(curves) if not c.bpp and not c.missing]
+    missing = [c for c in curves if c.missing]
+    images = next((c.images for c in curves if c.images), {})
+    count = f": {images['count']} images" if "count" in images else ""
+    template = Template((Path(__file__).parent / "report.html").read_text())
+    return template.substitute(
+        title=escape(f"{images.get('name', 'Results')}{count}"),
+        subtitle=escape(
+            f"{len(drawn) + len(exact)} curves and exact rates, each read from a result "
+            "file. Rates are means over images, in bits per pixel."
+        ),
+        legend=legend(drawn),
+        figure=figure(drawn, metrics),
+        anchors=options(drawn, first),
+        metric=escape(METRICS[metrics[0]]),
+        summary=summary(drawn, exact, missing),
+        pictures=picture_section(pictures, coder),
+        points="".join(points(c, metrics) for c in drawn),
+        data=as_script(
+            {
+                "bd": bd_rates(drawn, metrics[0]),
+                "pictures": [picture.data() for picture in pictures],
+            }
+        ),
+    )
+
+
+def escape(text: str) -> str:
+    return html.escape(text)
+
+
+def as_script(data: object) -> str:
+    # "</script>" and "<!--" must not appear in the page's script element
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+
+
+# ---- curves ----
+
+
+def options(curves: Sequence[Curve], first: Curve) -> str:
+    """The anchors to choose from."""
+    return "".join(
+        f'<option value="{i}"{" selected" if curve is first else ""}>'
+        f"{escape(curve.name)}</option>"
+        for i, curve in enumerate(curves)
+    )
+
+
+def figure(curves: Sequence[Curve], metrics: Sequence[str]) -> str:
+    """The curves as SVG: all rates, low rates, then other metrics."""
+    ink: dict[Any, Any] = dict.fromkeys(
+        ["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"],
+        INK,
+    )
+    with mpl.rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": "report"}):
+        panels = [metrics[0], metrics[0], *metrics[1:]]
+        rows = -(-len(panels) // 2)
+        drawing = Figure(figsize=(10.5, 4.2 * rows), layout="constrained")
+        axes = drawing.subplots(rows, 2, squeeze=False).ravel()
+        for ax, metric in zip(axes, panels):
+            draw_panel(ax, curves, metric)
+            ax.grid(color=INK, alpha=0.12)
+        limit([axes[1]], low_rates(curves))
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        for i, ax in enumerate(axes):
+            for line in ax.get_lines():
+                if line.get_gid():  # once in the page
+                    line.set_gid(f"{line.get_gid()}-{i}")
+        file = io.StringIO()
+        drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = svg.replace("'DejaVu Sans'", "system-ui")
+    label = (
+        f"{METRICS[metrics[0]]} and other metrics over bits per pixel; the tables have all"
+    )
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def low_rates(curves: Sequence[Curve]) -> float:
+    """A rate that half of all points lie below, and so the crowded part of the figure."""
+    return float(np.median([rate for c in curves for rate in c.bpp]))
+
+
+def legend(curves: Sequence[Curve]) -> str:
+    """A box to tick for every curve."""
+    entries = "".join(
+        f'<label><input type="checkbox" value="curve-{i}" checked>{swatch(style)}'
+        f"{escape(curve.name)}</label>"
+        for i, (curve, style) in enumerate(ordered(curves).items())
+    )
+    return (
+        f'<fieldset class="legend"><legend class="quiet">Shown</legend>{entries}</fieldset>'
+    )
+
+
+def swatch(style: Style) -> str:
+    dashes = {"-": "", ":": ' stroke-dasharray="2 3"', "--": ' stroke-dasharray="7 3"'}
+    return (
+        f'<svg viewBox="0 0 32 10" aria-hidden="true"><path d="M0 5h32" fill="none" '
+        f'stroke="{style.color}" stroke-width="3"{dashes[style.linestyle]}/></svg>'
+    )
+
+
+# ---- tables ----
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML; the first of each row is its heading."""
+    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
+    lines = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>' for first, *cells in body
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def cell(text: str, attributes: str = "") -> str:
+    return f"<td{attributes}>{escape(text)}</td>"
+
+
+def summary(
+    curves: Sequence[Curve], exact: Sequence[Curve], missing: Sequence[Curve]
+) -> str:
+    """A row per codec."""
+    head = [
+        "codec",
+        "lossless, bpp",
+        "BD-rate",
+        "over",
+        "encode, s",
+        "decode, s",
+        "rates are",
+    ]
+    body = []
+    for i, c in enumerate(curves):
+        lossless = "" if c.lossless_bpp is None else f"{c.lossless_bpp:.3f}"
+        bd = [cell("", f' data-bd="{i}" data-part="{part}"') for part in (0, 1)]
+        times = [cell(time_range(c, side)) for side in ("encoding", "decoding")]
+        kind = cell(c.bits, ' class="left"')
+        body.append([escape(c.name), cell(lossless), *bd, *times, kind])
+    for c in exact:
+        times = [cell(time_range(c, side)) for side in ("encoding", "decoding")]
+        cells = [
+            cell(f"{c.lossless_bpp:.3f}" if c.lossless_bpp else ""),
+            cell(""),
+            cell(""),
+        ]
+        body.append([escape(c.name), *cells, *times, cell(c.bits, ' class="left"')])
+    for c in missing:
+        note = cell(f"not run: missing {c.missing}", ' class="left long" colspan="6"')
+        body.append([escape(c.name), note])
+    return rows(head, body)
+
+
+def time_range(curve: Curve, side: str) -> str:
+    """Seconds per image, from the fastest point to the slowest."""
+    kinds = (f"{side}_time", f"lossless_{side}_time")
+    seconds = [t for kind in kinds for t in curve.times.get(kind, [])]
+    if not seconds:
+        return ""
+    low, high = (duration(t) for t in (min(seconds), max(seconds)))
+    return low if low == high else f"{low} to {high}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 0.0005:
+        return "<0.001"
+    return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.3g}"
+
+
+def bd_rates(curves: Sequence[Curve], metric: str) -> list[list[list[str]]]:
+    """By anchor and curve, the BD-rate and the range of the metric it is over."""
+    out = []
+    for anchor in curves:
+        against = []
+        for curve in curves:
+            found = Bjontegaard.of(curve, anchor, metric)
+            if curve is anchor:
+                against.append(["anchor", ""])
+            elif found is None:
+                against.append(["–", "no common range"])
+            else:
+                percent = f"{found.percent:+.1f}%".replace("-", "−")
+                against.append([percent, f"{found.low:.1f} to {found.high:.1f} dB"])
+        out.append(against)
+    return out
+
+
+def points(curve: Curve, metrics: Sequence[str]) -> str:
+    """All points of a curve, folded away."""
+    known = [m for m in METRICS if m in curve.metrics]
+    times = [t for t in ("encoding_time", "decoding_time") if t in curve.times]
+    head = ["bits per pixel", *(METRICS[m] for m in known)]
+    head += [f"{t.removesuffix('_time')}, s" for t in times]
+    body = []
+    for i, rate in enumerate(curve.bpp):
+        values = [curve.metrics[m][i] for m in known]
+        cells = [cell("exact" if v is None else f"{v:.4f}") for v in values]
+        cells += [cell(duration(curve.times[t][i])) for t in times]
+        body.append([f"{rate:.4f}", *cells])
+    text = rows([escape(h) for h in head], body)
+    if curve.lossless_bpp is not None:
+        text += f"<p>Lossless at {curve.lossless_bpp:.4f} bits per pixel.</p>"
+    note = f'<p class="quiet">{escape(curve.description)}</p>' if curve.description else ""
+    return f"<details><summary>{escape(curve.name)}</summary>{note}{text}</details>"
+
+
+# ---- pictures ----
+
+
+def picture_section(pictures: Sequence[Picture], coder: str) -> str:
+    """A slider per picture; the page's script fills it."""
+    if not pictures:
+        return ""
+    figures = []
+    for i, picture in enumerate(pictures):
+        height, width = picture.original.shape[:2]
+        scale = max(1, 384 // max(height, width)) if picture.is_exact else 1
+        pixelated = ' style="image-rendering: pixelated"' if scale > 1 else ""
+        figures.append(
+            f'<figure class="card picture"><div class="head"><h3 id="picture-{i}">'
+            f'{escape(picture.name)}</h3><output for="slider-{i}" class="quiet"></output>'
+            f'</div><img alt="{escape(picture.name)}, as far as received" '
+            f'width="{scale * width}" height="{scale * height}"{pixelated}>'
+            f'<div class="controls"><input type="range" id="slider-{i}" min="0" step="1" '
+            f'max="{len(picture.received) - 1}" value="0" aria-labelledby="picture-{i}">'
+            '<button type="button" aria-pressed="false">Original</button></div>'
+            '<div class="bar"><div></div></div></figure>'
+        )
+    kinds = {picture.is_exact for picture in pictures}
+    notes = {
+        True: f"Pictures of up to {EXACT_SIDE}x{EXACT_SIDE} are shown exactly.",
+        False: f"Pictures larger than {EXACT_SIDE}x{EXACT_SIDE} are shown as previews, "
+        f"WebP of quality {PREVIEW_QUALITY}, which hide differences above some 40 dB.",
+    }
+    shown = " ".join(notes[kind] for kind in (True, False) if kind in kinds)
+    return (
+        '<section aria-labelledby="pictures"><h2 id="pictures">Pictures as they arrive'
+        f"</h2><p>Real streams of {escape(coder)}; drag the slider, or use the arrow keys. "
+        "The bar is the share of all bytes. Bytes and PSNR are of the exact pictures. "
+        f"{shown}</p>{''.join(figures)}<noscript><p>The pictures need JavaScript."
+        "</p></noscript></section>"
+    )
+
+
+def choose(images: ImageSet, count: int) -> list[int]:
+    """Places of so many images, evenly from the whole set.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    if not 1 <= count <= len(images):
+        raise InputError(f"expected 1 to {len(images)} pictures, got {count}")
+    return sorted({round(i) for i in np.linspace(0, len(images) - 1, count)})
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("results", type=Path, help="folder of result files")
+    parser.add_argument("page", type=Path, help="HTML file to write")
+    parser.add_argument(
+        "--anchor", help="first anchor of BD-rates, a name or its beginning"
+    )
+    parser.add_argument("--images", type=Path, help="the images, to show some of them")
+    parser.add_argument("--model", default="uqdm-tiny-ctx", help="what codes them")
+    parser.add_argument("--reconstruction", choices=METHODS, default="denoise")
+    parser.add_argument("--pictures", type=int, default=3, help="how many to show")
+    args = parser.parse_args(argv)
+
+    curves = read_curves([args.results])
+    pictures = []
+    if args.images:
+        images = ImageSet(args.images)
+        known = {c.images["digest"] for c in curves if "digest" in c.images}
+        if known and images.digest not in known:
+            raise InputError(f"the results in {args.results} are not of {args.images}")
+        chosen, net = choose(images, args.pictures), load_coder(args.model)
+        for i in tqdm(chosen, "coding"):
+            received = receive(net, images[i], args.reconstruction)
+            pictures.append(Picture(images.names[i], images[i], received))
+    coder = f"{args.model} ({args.reconstruction})"
+    page = report(curves, pictures, coder, args.anchor)
+    try:
+        args.page.write_text(page)
+    except OSError as error:
+        raise InputError(f"cannot write the page {args.page}: {error}") from error
+    print(f"{args.page}: {len(page) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run_program(main)
