@@ -22,5 +22,5 @@ pictures=(${PICTURES:+--pictures "$PICTURES"})
 if [ -n "${PICTURES:-}" ]; then
   python "$programs/realism.py" "$images" "$PICTURES" --output "$output"
 fi
-python "$programs/figures.py" curves "$output" "$output/curves.png"
+python "$programs/figures.py" curves "$output" "$output/curves.svg"
 python "$programs/report.py" "$output" "$output/report.html" --images "$images" --model "${!#}"
