@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+train = ["accelerate", "tensorboard"]
 
 setup(
     name="compressai-uqdm",
@@ -28,7 +29,9 @@ setup(
         "wrapt",
     ],
     extras_require={
+        "train": train,
         "test": [
+            *train,
             "hypothesis",
             "matplotlib",
             "mypy",
