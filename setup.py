@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+TRAIN = ["accelerate", "tensorboard"]
 
 EVAL = [
     "accelerate",  # processes that share the images
@@ -39,8 +40,10 @@ setup(
     ],
     extras_require={
         "eval": EVAL,
+        "train": TRAIN,
         "test": [
             *EVAL,
+            *TRAIN,
             "hypothesis",
             "mypy",
             "pybind11",  # to fetch CompressAI's examples

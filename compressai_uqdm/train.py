@@ -361,6 +361,8 @@ def train(args: argparse.Namespace) -> None:
             if not accelerator.sync_gradients:
                 continue
             norm = accelerator.clip_grad_norm_(trainee.parameters, CLIP_NORM)
+            if accelerator.scaler is None:  # which would leave out the step
+                _check_finite(float(norm), trainee.step + 1, args.output)
             trainee.update()
         bar.update()
 
@@ -371,7 +373,7 @@ def train(args: argparse.Namespace) -> None:
             n_images = n_summed * len(levels) * accelerator.num_processes
             values["grad_norm"] = float(norm)
             values["images_per_second"] = n_images / (time.perf_counter() - since)
-            _check_finite(math.isfinite(values["loss"]), step, args.output)
+            _check_finite(values["loss"], step, args.output)
             if metrics:
                 metrics.write(step, values)
             bar.set_postfix(bpd=f"{values['loss']:.4f}")
@@ -384,8 +386,6 @@ def train(args: argparse.Namespace) -> None:
                 bar.write(f"step {step}: {shown} bits per dimension")
             since = time.perf_counter()
         if step % args.checkpoint_every == 0 or step == args.steps:
-            finite = all(bool(p.isfinite().all()) for p in trainee.parameters)
-            _check_finite(finite, step, args.output)
             if metrics:
                 state = trainee.state_dict() | {"arguments": arguments}
                 write_atomically(state, args.output / CHECKPOINT)
@@ -482,11 +482,12 @@ def _check_same_step(trainee: Trainee, output: Path, accelerator: Accelerator) -
         )
 
 
-def _check_finite(finite: bool, step: int, output: Path) -> None:
-    if not finite:
+def _check_finite(value: float, step: int, output: Path) -> None:
+    """Stop before what is not finite gets into weights and checkpoints."""
+    if not math.isfinite(value):
         raise SystemExit(
-            f"the loss is not finite at step {step}: try a smaller --learning-rate. "
-            f"{output} holds the last checkpoint, if any"
+            f"the loss or its gradient is not finite at step {step}: try a smaller "
+            f"--learning-rate. {output} holds the last checkpoint, if any"
         )
 
 
