@@ -33,6 +33,7 @@ setup(
         "constriction>=0.4.1",
         "huggingface_hub>=0.25",
         "numpy",
+        "pillow>=10.1",
         "safetensors",
         "torch>=2.5",
         "tqdm",
@@ -56,6 +57,7 @@ setup(
         ],
     },
     entry_points={
+        "console_scripts": ["uqdm = compressai_uqdm.command:main"],
         # PyTorch calls it on import; it lets CompressAI's tools find our models.
         "torch.backends": ["compressai_uqdm = compressai_uqdm.plugin:autoload"],
     },

@@ -11,22 +11,36 @@ from typing import TYPE_CHECKING, Any
 from . import plugin
 
 if TYPE_CHECKING:
-    from .entropy_models import DamagedStringError as DamagedStringError
+    from .container import DamagedFileError as DamagedFileError
+    from .files import Picture as Picture
+    from .files import StreamingDecoder as StreamingDecoder
+    from .files import decode as decode
+    from .files import encode as encode
+    from .files import load as load
+    from .files import save as save
     from .models import UQDM as UQDM
     from .models import VDM as VDM
     from .models import ContextUQDM as ContextUQDM
     from .models import UQDMConfig as UQDMConfig
+    from .varint import DamagedStringError as DamagedStringError
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ContextUQDM": ".models",
-    "DamagedStringError": ".entropy_models",
+    "DamagedFileError": ".container",
+    "DamagedStringError": ".varint",
+    "Picture": ".files",
+    "StreamingDecoder": ".files",
     "UQDM": ".models",
     "UQDMConfig": ".models",
     "VDM": ".models",
+    "decode": ".files",
+    "encode": ".files",
+    "load": ".files",
+    "save": ".files",
 }
-__all__ = ["ContextUQDM", "DamagedStringError", "UQDM", "UQDMConfig", "VDM", "__version__"]
+__all__ = [*_HOMES, "__version__"]
 
 plugin.autoload()
 

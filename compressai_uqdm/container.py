@@ -4,21 +4,30 @@
 makes headers of bytes and bytes of headers, and trusts none of them.
 """
 
+import math
 import struct
 import zlib
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .entropy_models.coder import DamagedStringError
-from .entropy_models.guard import read_varint, varint
+from .varint import DamagedStringError, read_varint, varint
 
-__all__ = ["Arithmetic", "Colour", "DamagedFileError", "Header", "parse_header"]
+__all__ = [
+    "Arithmetic",
+    "Colour",
+    "DamagedFileError",
+    "Header",
+    "byte_limit",
+    "parse_header",
+    "truncate",
+]
 
 MAGIC = b"\x89UQDM\n"
 VERSION = 1
-DIGEST_BYTES = 8
+DIGEST_BYTES = 6
 MAX_HEADER = 1 << 24
+_HAS_PROFILE = 64
 MAX_STAGES = 64
 MAX_PIXELS = 1 << 27
 """Largest picture that is decoded unless the caller allows more."""
@@ -38,7 +47,7 @@ class Header:
 
     Args:
         model: name of the model, in the zoo or its owner's.
-        digest: first 8 bytes of the digest of its weights and tables.
+        digest: first 6 bytes of the digest of its weights and tables.
         size: (width, height) of the picture in pixels.
         seed: seed of the dither, 0..2^32-1.
         arithmetic: what the network computes with.
@@ -69,7 +78,10 @@ class Header:
             raise ValueError(f"a model's name has 1 to 255 bytes, got {self.model!r}")
         kind = get_args(Arithmetic).index(self.arithmetic)
         kind |= get_args(Colour).index(self.colour) << 1 | (self.orientation - 1) << 3
-        profile = zlib.compress(self.icc_profile, 9) if self.icc_profile else b""
+        profile = b""
+        if self.icc_profile:
+            kind |= _HAS_PROFILE
+            profile = varint(len(self.icc_profile)) + zlib.compress(self.icc_profile, 9)
         body = b"".join(
             [
                 varint(len(name)),
@@ -80,7 +92,6 @@ class Header:
                 *map(varint, (len(self.lengths), *self.lengths)),
                 varint(len(self.palette) // 3) if self.colour == "P" else b"",
                 self.palette,
-                varint(len(self.icc_profile)),
                 profile,
             ]
         )
@@ -88,7 +99,9 @@ class Header:
         return start + body + struct.pack("<I", zlib.crc32(start + body))
 
 
-def parse_header(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, int] | None:
+def parse_header(
+    data: bytes | bytearray, max_pixels: int = MAX_PIXELS
+) -> tuple[Header, int] | None:
     """The header that a file begins with and its length, or None if there is more of it.
 
     Args:
@@ -125,7 +138,7 @@ def parse_header(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, int
     if struct.unpack("<I", data[end - 4 : end])[0] != zlib.crc32(data[: end - 4]):
         raise DamagedFileError("the header is damaged: its checksum does not match")
     try:
-        header = _parse_body(data[at : end - 4])
+        header = _parse_body(bytes(data[at : end - 4]))
     except (DamagedStringError, IndexError, UnicodeDecodeError, zlib.error) as error:
         raise DamagedFileError(f"the header is damaged: {error}") from error
     width, height = header.size
@@ -135,6 +148,69 @@ def parse_header(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, int
             f"{max_pixels}: raise the limit (--max-pixels) if you trust the file"
         )
     return header, end
+
+
+def byte_limit(
+    size: tuple[int, int], max_bytes: int | None = None, bpp: float | None = None
+) -> int:
+    """Largest size of a file of a picture, by bytes and by bits per pixel.
+
+    Raises:
+        ValueError: one of them is no size.
+    """
+    limits = [1 << 62]
+    if max_bytes is not None:
+        limits.append(max_bytes)
+    if bpp is not None:
+        if not math.isfinite(bpp):
+            raise ValueError(f"expected a number of bits per pixel, got {bpp}")
+        limits.append(int(bpp * size[0] * size[1] / 8))
+    return min(limits)
+
+
+def check_limit(limit: int, start: int) -> None:
+    """Raise a ValueError if a file's header, of ``start`` bytes, is beyond a limit."""
+    if start > limit:
+        raise ValueError(
+            f"the limit is {limit} bytes, but the file's header alone has {start}"
+        )
+
+
+def truncate(
+    data: bytes,
+    *,
+    stage: int | None = None,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+) -> bytes:
+    """The beginning of a file, a coarser picture.
+
+    Args:
+        data: the file, whole or not.
+        stage: number of stages to keep at most, from 1 on.
+        max_bytes: largest size in bytes.
+        bpp: the same in bits per pixel.
+
+    Raises:
+        DamagedFileError: the header is not whole.
+        ValueError: it alone is larger, or an argument is none of these.
+    """
+    found = parse_header(data, max_pixels=1 << 70)
+    if found is None:
+        raise ends_in_header(len(data))
+    header, start = found
+    if stage is not None and stage < 1:
+        raise ValueError(f"stage must be at least 1, got {stage}")
+    limit = byte_limit(header.size, max_bytes, bpp)
+    check_limit(limit, start)
+    return data[: min(limit, start + sum(header.lengths[:stage]))]
+
+
+def ends_in_header(length: int) -> DamagedFileError:
+    """The error of a file of so many bytes, which are not even its header."""
+    return DamagedFileError(
+        f"the file ends inside its header, after {length} bytes: nothing can be decoded"
+    )
 
 
 def _parse_body(body: bytes) -> Header:
@@ -163,7 +239,7 @@ def _parse_body(body: bytes) -> Header:
     colour = get_args(Colour)[kind >> 1 & 3]
     n_colours = number() if colour == "P" else 0
     palette = take(3 * n_colours)
-    n_profile = number()
+    n_profile = number() if kind & _HAS_PROFILE else 0
     icc_profile = _inflate(body[at:], n_profile)
     header = Header(
         model=model,
@@ -182,7 +258,7 @@ def _parse_body(body: bytes) -> Header:
         (width >= 1 and height >= 1, f"a picture of {width} x {height} pixels"),
         (seed < 1 << 32, f"the seed {seed}"),
         (overlap <= 32, f"an overlap of {overlap}"),
-        (kind < 64, f"the kind {kind}"),
+        (kind < 128, f"the kind {kind}"),
         (n_colours <= 256, f"{n_colours} colours in a palette"),
         (colour != "P" or n_colours > 0, "a palette without colours"),
         (model.isprintable() and model != "", "a name that cannot be printed"),

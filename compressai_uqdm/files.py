@@ -18,13 +18,14 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -39,11 +40,16 @@ from .container import (
     Colour,
     DamagedFileError,
     Header,
+    byte_limit,
+    check_limit,
+    ends_in_header,
     parse_header,
+    truncate,
 )
 from .entropy_models.coder import DamagedStringError, StreamEncoder
-from .models import UQDM
+from .models import UQDM, ContextUQDM
 from .models.base import Latent, Reconstruction
+from .models.checkpoint import read_checkpoint
 from .models.progressive import PictureDecoder
 from .zoo import ARCHITECTURES, load_model
 
@@ -61,6 +67,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "uqdm-tiny-ctx"
+NAMES = [name for name, cls in ARCHITECTURES.items() if issubclass(cls, UQDM)]
 
 
 # ---- models as files know them ----
@@ -99,16 +106,18 @@ def open_codec(model: str, device: str = "cpu") -> Codec:
         FileNotFoundError: there are no weights of that name.
         ValueError: they are of no UQDM.
     """
-    if issubclass(ARCHITECTURES.get(model, object), UQDM):
-        net = load_model(model, 1, pretrained=True)
-    elif Path(model).exists():
+    if model in NAMES:
+        net = cast(UQDM, load_model(model, 1, pretrained=True))
+    elif Path(model).is_dir():
         net = UQDM.from_checkpoint(model)
+    elif Path(model).exists():
+        has_context = any(".context." in key for key in read_checkpoint(Path(model)))
+        net = (ContextUQDM if has_context else UQDM).from_checkpoint(model)
     else:
-        names = ", ".join(n for n, c in ARCHITECTURES.items() if issubclass(c, UQDM))
         raise FileNotFoundError(
-            f"no model {model!r}: expected the path of a checkpoint, or one of {names}"
+            f"no model {model!r}: expected the path of a checkpoint, or one of "
+            f"{', '.join(NAMES)}"
         )
-    assert isinstance(net, UQDM)
     return Codec(Path(model).name, net.to(device))
 
 
@@ -152,15 +161,18 @@ def _take_apart(image: Image.Image) -> tuple[np.ndarray, Colour, bytes]:
     Raises:
         ValueError: it has an alpha channel, more than 8 bits, or other colours.
     """
-    depths = [str(tile[3]) for tile in getattr(image, "tile", ())]
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"expected one picture, got {image.n_frames} frames")  # type: ignore[attr-defined]
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    # the second picture of a camera's MPO is a smaller copy, or of the depth
+    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if frames > 1:
+        raise ValueError(f"expected one picture, got {frames} frames")
+    if image.has_transparency_data:
         raise ValueError(
             "transparency cannot be coded: expected a picture without an alpha channel, "
             f'got mode {image.mode}. Drop it first, as with convert("RGB")'
         )
-    if image.mode[0] in "IF" or any(";16" in depth for depth in depths):
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    # BGR;16 has 5 or 6 bits per channel
+    if image.mode[0] in "IF" or re.search(r"(?<!BGR);(16|32)", stored):
         raise ValueError(
             "expected 8 bits per channel, got a picture with more "
             f"(mode {image.mode}). Convert it to 8 bits first"
@@ -179,19 +191,27 @@ def _take_apart(image: Image.Image) -> tuple[np.ndarray, Colour, bytes]:
             "expected a picture in RGB, grayscale or with a palette, got mode "
             f'{image.mode}. Convert it first, as with convert("RGB")'
         )
-    palette = bytes(image.getpalette("RGB") or b"") if colour == "P" else b""
-    return np.array(image.convert("RGB")), colour, palette
+    if colour != "P":
+        return np.array(image.convert("RGB")), colour, b""
+    # indexes beyond the palette are black
+    indexes, palette = np.array(image), bytes(image.getpalette("RGB") or b"")
+    palette = palette.ljust(3 * (int(indexes.max()) + 1), b"\0")
+    return np.frombuffer(palette, np.uint8).reshape(-1, 3)[indexes], colour, palette
 
 
 def _put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image:
     """The inverse; a picture that is not exact keeps its shades."""
+    gray = np.rint(levels.mean(-1)).astype(np.uint8)
     if header.colour == "RGB" or (header.colour == "P" and not exact):
         image = Image.fromarray(levels)
     elif header.colour == "P":
         image = Image.fromarray(_indexes(levels, header.palette))
         image.putpalette(header.palette)
+    elif exact and (levels != gray[..., None]).any():
+        raise DamagedFileError("the picture has colours where the header tells of none")
+    elif header.colour == "1" and exact and not np.isin(gray, (0, 255)).all():
+        raise DamagedFileError("the picture has grays where the header tells of none")
     else:
-        gray = np.rint(levels.mean(-1)).astype(np.uint8)
         image = Image.fromarray(gray)
         if header.colour == "1" and exact:
             image = image.convert("1", dither=Image.Dither.NONE)
@@ -220,7 +240,7 @@ def _indexes(levels: np.ndarray, palette: bytes) -> np.ndarray:
 @torch.no_grad()
 def encode(
     image: Image.Image,
-    codec: Codec,
+    model: str | Codec = DEFAULT_MODEL,
     *,
     seed: int = 0,
     arithmetic: Arithmetic = "float64",
@@ -228,32 +248,38 @@ def encode(
     max_bytes: int | None = None,
     bpp: float | None = None,
     min_psnr: float | None = None,
+    device: str = "cpu",
 ) -> bytes:
     """A file of an image, exact if nothing limits it.
 
     Args:
         image: 8-bit RGB, grayscale or with a palette.
-        codec: the model.
+        model: a model of the zoo, the path of a checkpoint, or a model at hand.
         seed: seed of the dither, 0..2^32-1.
         arithmetic: ``"float64"`` decodes on any machine; ``"float32"`` is faster, and
             decodes on this one with the same settings.
         stage: number of stages, 1 (coarsest) to T + 1 (exact).
         max_bytes: largest size of the file.
         bpp: the same in bits per pixel.
-        min_psnr: quality in dB that is enough.
+        min_psnr: quality in dB that is enough (RGB, of ``"denoise"``); no limit above
+            is exceeded for it.
+        device: where the network runs.
 
     Raises:
         ValueError: another kind of image, or limits that cannot be met.
     """
+    if 0 in image.size:
+        raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
     array, colour, palette = _take_apart(image)
     height, width = array.shape[:2]
+    codec = open_codec(model, device) if isinstance(model, str) else model
     net = codec.prepare(arithmetic, codec.net.config.overlap)
     net.quality = net.n_stages if stage is None else stage
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
-    limits = [max_bytes] if max_bytes is not None else []
-    limits += [int(bpp * height * width / 8)] if bpp is not None else []
-    limit = min(limits, default=1 << 62)
+    limit = byte_limit(image.size, max_bytes, bpp)
+    if min_psnr is not None and not min_psnr > 0:
+        raise ValueError(f"min_psnr must be positive, got {min_psnr}")
 
     device = net.denoiser.conv_in.weight.device
     levels = torch.from_numpy(array).to(device).permute(2, 0, 1)[None]
@@ -278,10 +304,7 @@ def encode(
         icc_profile=image.info.get("icc_profile") or b"",
     )
     start = header.pack()
-    if len(start) > limit:
-        raise ValueError(
-            f"the limit is {limit} bytes, but the file's header alone has {len(start)}"
-        )
+    check_limit(limit, len(start))
     if enough and min_psnr is not None:
         limit = min(limit, len(start) + _smallest(net, levels, strings, min_psnr, seed))
     return (start + b"".join(strings))[:limit]
@@ -314,17 +337,20 @@ def _smallest(
 
 
 def save(
-    image: Image.Image, path: str | Path, model: str = DEFAULT_MODEL, **options: object
+    image: Image.Image,
+    path: str | Path,
+    model: str | Codec = DEFAULT_MODEL,
+    **options: Any,
 ) -> None:
     """Encode an image to a file.
 
     Args:
         image: as of :func:`encode`.
-        path: the file; it is written whole or not at all.
-        model: a model of the zoo, or the path of a checkpoint.
+        path: the file; it is written whole or not at all, in place of one that is there.
+        model: as of :func:`encode`.
         options: as of :func:`encode`.
     """
-    data = encode(image, open_codec(model), **options)  # type: ignore[arg-type]
+    data = encode(image, model, **options)
     with write_atomically(Path(path)) as file:
         file.write(data)
 
@@ -332,8 +358,13 @@ def save(
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """A file that gets its name when all is written, and else is gone."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a device, a pipe
+        with path.open("wb") as special:
+            yield special
+        return
     with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+        dir=path.parent, prefix=".uqdm-", suffix=".partial", delete=False
     ) as file:
         try:
             yield file
@@ -356,7 +387,8 @@ class StreamingDecoder:
     """Decodes a file as its bytes arrive.
 
     Args:
-        model: a checkpoint's path, for files of models that are not in the zoo.
+        model: a checkpoint's path, or a model at hand, for files of models that are not
+            in the zoo.
         device: where the network runs.
         max_pixels: largest picture to accept.
 
@@ -365,7 +397,10 @@ class StreamingDecoder:
     """
 
     def __init__(
-        self, model: str | None = None, device: str = "cpu", max_pixels: int = MAX_PIXELS
+        self,
+        model: str | Codec | None = None,
+        device: str = "cpu",
+        max_pixels: int = MAX_PIXELS,
     ):
         self.model, self.device, self.max_pixels = model, device, max_pixels
         self.header: Header | None = None
@@ -398,7 +433,7 @@ class StreamingDecoder:
 
     def _advance(self) -> None:
         if self.header is None or self._decoder is None:
-            found = parse_header(bytes(self._data), self.max_pixels)
+            found = parse_header(self._data, self.max_pixels)
             if found is None:
                 return
             self.header, self._at = found
@@ -416,12 +451,13 @@ class StreamingDecoder:
             )
 
     def _open(self, header: Header) -> PictureDecoder:
-        if self.model is None and header.model not in ARCHITECTURES:
+        if self.model is None and header.model not in NAMES:
             raise FileNotFoundError(
                 f"the file was encoded with a model {header.model!r} that is not in the "
                 "zoo: give its checkpoint (--model)"
             )
-        codec = open_codec(self.model or header.model, self.device)
+        model = self.model or header.model
+        codec = open_codec(model, self.device) if isinstance(model, str) else model
         if codec.digest != header.digest:
             raise DamagedFileError(
                 f"the file was encoded with other weights or tables of {header.model}: "
@@ -436,6 +472,11 @@ class StreamingDecoder:
         return PictureDecoder(net, (height, width), header.seed)
 
     @property
+    def net(self) -> UQDM | None:
+        """The model, once the header has arrived."""
+        return self._decoder.net if self._decoder else None
+
+    @property
     def stages(self) -> int:
         """Number of stages that are whole."""
         return self._decoder.latent.stage if self._decoder else 0
@@ -445,18 +486,21 @@ class StreamingDecoder:
         """The best picture of what has arrived.
 
         Raises:
-            ValueError: not even the header has.
+            DamagedStringError: not even the header has, or the beginning of the next
+                stage is damaged; the picture without it can then be had.
         """
         decoder, header = self._decoder, self.header
         if decoder is None or header is None:
-            raise ValueError(
-                f"the file ends inside its header, after {len(self._data)} bytes: "
-                "nothing can be decoded"
-            )
+            raise self._damage or ends_in_header(len(self._data))
         latent, share = decoder.latent, 0.0
         rest = bytes(self._data[self._at :])
         if rest and not self._damage:
-            latent, share = decoder.look(rest), len(rest) / header.lengths[self.stages]
+            try:
+                latent = decoder.look(rest)
+                share = len(rest) / header.lengths[self.stages]
+            except DamagedStringError as error:
+                self._damage = error
+                raise
         levels = decoder.net.reconstruct(latent, reconstruction, header.seed)
         array = levels[0].permute(1, 2, 0).contiguous().cpu().numpy()
         exact = self.stages == decoder.net.n_stages
@@ -471,7 +515,7 @@ def decode(
     stage: int | None = None,
     reconstruction: Reconstruction = "denoise",
     partial: bool = False,
-    model: str | None = None,
+    model: str | Codec | None = None,
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
 ) -> Picture:
@@ -486,27 +530,26 @@ def decode(
         model: as of :class:`StreamingDecoder`; ``device`` and ``max_pixels`` too.
 
     Raises:
-        DamagedStringError: the file is damaged.
-        ValueError: it ends inside its header, or has too many pixels.
+        DamagedStringError: the file is damaged, or ends inside its header.
+        ValueError: it has too many pixels, or an argument is none of these.
     """
     decoder = StreamingDecoder(model, device, max_pixels)
-    found = parse_header(data, max_pixels)
-    if stage is not None and found:
-        header, start = found
-        data = data[: start + sum(header.lengths[:stage])]
+    if stage is not None:
+        data = truncate(data, stage=stage)
     try:
         decoder.feed(data)
+        return decoder.picture(reconstruction)
     except DamagedStringError:
-        if not partial or decoder.header is None:
+        if not partial:
             raise
     return decoder.picture(reconstruction)
 
 
-def load(path: str | Path, **options: object) -> Picture:
+def load(path: str | Path, **options: Any) -> Picture:
     """The picture in a file.
 
     Args:
         path: the file.
         options: as of :func:`decode`.
     """
-    return decode(Path(path).read_bytes(), **options)  # type: ignore[arg-type]
+    return decode(Path(path).read_bytes(), **options)

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import constriction
 import numpy as np
 
+from ..varint import DamagedStringError
+
 __all__ = [
     "CutStageDecoder",
     "DamagedStringError",
@@ -30,10 +32,6 @@ Written: TypeAlias = constriction.stream.queue.RangeEncoder
 _CRC_BYTES = 3
 _WORD = np.dtype("<u4")
 _categorical: Any = constriction.stream.model.Categorical(perfect=False)
-
-
-class DamagedStringError(ValueError):
-    """A string is not what this model wrote for this image size."""
 
 
 def _crc_of_values(values: np.ndarray, stage: int) -> int:
@@ -184,8 +182,13 @@ class StageDecoder(StreamDecoder):
 
     def _decode(self, model: Any, tables: Any) -> np.ndarray:
         symbols = super()._decode(model, tables)
-        self.written.encode(symbols, model, *([] if isinstance(tables, int) else [tables]))
+        _write(self.written, symbols, model, tables)
         return symbols
+
+
+def _write(encoder: Written, symbols: np.ndarray, model: Any, tables: Any) -> None:
+    # tables are a number of symbols where all have the same
+    encoder.encode(symbols, model, *([] if isinstance(tables, int) else [tables]))
 
 
 class CutStageDecoder(StreamDecoder):
@@ -206,14 +209,15 @@ class CutStageDecoder(StreamDecoder):
 
     def __init__(self, strings: Sequence[bytes], written: Written, cut: bytes) -> None:
         super().__init__(strings)
-        stream = b"".join(string[:-_CRC_BYTES] for string in strings) + cut
-        missing = -len(stream) % 4 + 16
+        stream = b"".join(string[:-_CRC_BYTES] for string in strings)
+        # whole words: the checksum at a segment's end is none, and is left out
+        stream += cut[: len(cut) // 4 * 4]
         self._pair = []
         for fill in (b"\0", b"\xff"):
-            words = np.frombuffer(stream + fill * missing, _WORD).astype(np.uint32)
-            decoder = constriction.stream.queue.RangeDecoder(words)
-            decoder.seek(*written.pos())
-            self._pair.append(decoder)
+            words = np.frombuffer(stream + fill * 16, _WORD).astype(np.uint32)
+            self._pair.append(constriction.stream.queue.RangeDecoder(words))
+        self._written = written.clone()
+        self._seek()
         self._ended = False
         self.n_decoded = 0
 
@@ -223,11 +227,10 @@ class CutStageDecoder(StreamDecoder):
     def _decode(self, model: Any, tables: Any) -> np.ndarray:
         if self._ended:
             return np.zeros(0, np.int32)
-        before = [decoder.clone() for decoder in self._pair]
         try:
             least, most = (decoder.decode(model, tables) for decoder in self._pair)
         except AssertionError:  # one is where the encoder cannot have been
-            self._pair = before
+            self._seek()
             return np.concatenate(
                 [self._decode(model, half) for half in self._halve(tables)]
             )
@@ -235,8 +238,14 @@ class CutStageDecoder(StreamDecoder):
         if len(differ):
             self._ended = True
             least = least[: differ[0]]
+        else:
+            _write(self._written, least, model, tables)
         self.n_decoded += len(least)
         return least
+
+    def _seek(self) -> None:
+        for decoder in self._pair:
+            decoder.seek(*self._written.pos())
 
     def _halve(self, tables: Any) -> list[Any]:
         n = tables if isinstance(tables, int) else len(tables)

@@ -12,7 +12,7 @@ import torch
 
 from torch import Tensor
 
-from .coder import DamagedStringError
+from ..varint import DamagedStringError, read_varint, varint
 
 __all__ = ["Guard", "ReadGuard", "WrittenGuard"]
 
@@ -78,7 +78,7 @@ class ReadGuard(Guard):
         for _ in range(count):
             difference, at = read_varint(string, at)
             entries.append(difference)
-        self._entries = np.cumsum(entries, dtype=object).astype(np.int64)
+        self._entries = np.cumsum(entries, dtype=np.int64)
         self._seen = 0
         self.rest = string[at:]
 
@@ -98,28 +98,3 @@ class ReadGuard(Guard):
         if len(self._entries) and self._entries[-1] >> 1 >= self._seen:
             raise DamagedStringError("a listed value lies outside of the picture")
         return b""
-
-
-def varint(number: int) -> bytes:
-    """A number >= 0 in groups of seven bits, the lowest first, as LEB128."""
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number below 2^35 that :func:`varint` wrote at a place, and the next place.
-
-    Raises:
-        DamagedStringError: there is none.
-    """
-    number = 0
-    for i in range(5):
-        if at + i >= len(data):
-            break
-        number |= (data[at + i] & 127) << 7 * i
-        if data[at + i] < 128:
-            return number, at + i + 1
-    raise DamagedStringError(f"no number at byte {at}")

@@ -1,0 +1,531 @@
+"""The command line, ``uqdm``.
+
+PyTorch takes seconds to import, so only what runs a network imports it.
+"""
+
+import argparse
+import io
+import itertools
+import os
+import sys
+import warnings
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .container import (
+    MAX_PIXELS,
+    VERSION,
+    Header,
+    ends_in_header,
+    parse_header,
+)
+from .container import truncate as truncate_data
+from .varint import DamagedStringError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .models import UQDM
+
+__all__ = ["main"]
+
+FILE = ".uqdm"
+PICTURES = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+STANDARD = Path("-")  # standard input or output
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+EPILOG = """\
+"-" is standard input or output. Of several inputs, or of a folder (its pictures or .uqdm
+files, not those of folders in it), the output is a folder.
+
+exit codes: 0, all went well; 1, something failed, and standard error has a line for each
+input that did; 2, the command line is wrong.
+"""
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``uqdm`` with these arguments, or those of the process.
+
+    Returns:
+        the exit code, 0 or 1.
+
+    Raises:
+        SystemExit: with the exit code 2, if the arguments are wrong.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are not for users
+    try:
+        return options.run(options)
+    except UsageError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # whoever read our output has gone: nothing is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        _say("interrupted")
+    return 1
+
+
+# ---- commands ----
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Pictures to files."""
+    pairs = _pairs(options.paths, PICTURES, FILE)
+    from PIL import Image, UnidentifiedImageError
+
+    from . import files
+
+    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
+    _use_threads(options.threads)
+
+    def work(source: Path, target: Path) -> None:
+        _check_target(target, options.force)
+        data = _read(source)
+        try:
+            opened = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            raise ValueError("no picture that Pillow can read") from error
+        with opened as image:
+            if image.width * image.height > options.max_pixels:
+                raise ValueError(
+                    f"the picture has {image.width} x {image.height} pixels, more than "
+                    f"the limit of {options.max_pixels} (--max-pixels)"
+                )
+            codec = files.open_codec(options.model or files.DEFAULT_MODEL, options.device)
+            net = codec.prepare(options.arithmetic, codec.net.config.overlap)
+            stages = min(options.stage or net.n_stages, net.config.n_timesteps)
+            with _progress(net, source, image.size, stages):
+                data = files.encode(
+                    image,
+                    codec,
+                    seed=options.seed,
+                    arithmetic=options.arithmetic,
+                    stage=options.stage,
+                    max_bytes=options.max_bytes,
+                    bpp=options.bpp,
+                    min_psnr=options.min_psnr,
+                )
+        _write(target, data)
+
+    return _each(pairs, work)
+
+
+def decode(options: argparse.Namespace) -> int:
+    """Files to pictures."""
+    pairs: list[tuple[Path, Path | None]]
+    if options.progressive and len(options.paths) == 1:
+        pairs = [(s, None) for s in _inputs(options.paths, (FILE,))]
+    else:
+        pairs = _pairs(options.paths, (FILE,), ".png")
+    from . import files
+
+    _use_threads(options.threads)
+
+    def work(source: Path, target: Path | None) -> None:
+        if target:
+            _picture_format(target)
+            _check_target(target, options.force)
+        data = _read(source, options.max_bytes or -1)
+        if options.stage is not None:
+            data = truncate_data(data, stage=options.stage)
+        header, start = _header(data, options.max_pixels)
+        decoder = files.StreamingDecoder(options.model, options.device, options.max_pixels)
+        decoder.feed(data[:start])
+        assert decoder.net is not None
+        pieces = list(_pieces(header, data, start))
+        with _progress(decoder.net, source, header.size, len(pieces)):
+            try:
+                for stage, piece in enumerate(pieces, 1):
+                    decoder.feed(piece)
+                    if options.progressive:
+                        picture = decoder.picture(options.reconstruction)
+                        cut = "" if decoder.stages == stage else "-cut"
+                        name = f"{_stem(source)}.stage{stage}{cut}.png"
+                        path = Path(options.progressive) / name
+                        _check_target(path, options.force)
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        _write(path, _as_bytes(picture.image, path))
+                picture = decoder.picture(options.reconstruction)
+            except DamagedStringError:
+                if not options.partial:
+                    raise
+                picture = decoder.picture(options.reconstruction)
+        if picture.damage:
+            whole = _stages(header, picture.stages, 0)
+            _say(f"{_name(source)}: {picture.damage}; the picture is of {whole}")
+        elif picture.stages < len(header.lengths):
+            there = _stages(header, picture.stages, picture.share)
+            _say(f"{_name(source)}: cut short: {there}")
+        if target:
+            _write(target, _as_bytes(picture.image, target))
+
+    return _each(pairs, work)
+
+
+def truncate(options: argparse.Namespace) -> int:
+    """Files to shorter ones."""
+
+    def work(source: Path, target: Path) -> None:
+        _check_target(target, options.force)
+        limits = {name: getattr(options, name) for name in ("stage", "max_bytes", "bpp")}
+        _write(target, truncate_data(_read(source), **limits))
+
+    if options.stage is options.max_bytes is options.bpp is None:
+        raise UsageError("expected a limit: --stage, --max-bytes or --bpp")
+    return _each(_pairs(options.paths, (FILE,), FILE), work)
+
+
+def info(options: argparse.Namespace) -> int:
+    """What headers tell."""
+
+    def work(source: Path, _: None) -> None:
+        data = _read(source)
+        header, start = _header(data, 1 << 70)
+        width, height = header.size
+        colours = {"L": "grayscale", "P": "palette", "1": "black and white"}
+        print(f"{_name(source)}: version {VERSION}, {len(data)} bytes")
+        print(f"  picture  {width} x {height}, {colours.get(header.colour, 'RGB')}", end="")
+        print(f", orientation {header.orientation}" * (header.orientation != 1), end="")
+        profile = len(header.icc_profile)
+        print(f", ICC profile of {profile} bytes" * (profile > 0))
+        print(f"  model    {header.model}, digest {header.digest.hex()}, ", end="")
+        print(f"{header.arithmetic}, seed {header.seed}, overlap {header.overlap}")
+        print(f"  header   {start} bytes")
+        end = start
+        for stage, length in enumerate(header.lengths, 1):
+            share = min(max(len(data) - end, 0) / max(length, 1), 1)
+            end += length
+            there = "" if share == 1 else f", {share:.0%} of it there"
+            bpp = 8 * end / (width * height)
+            print(f"  stage {stage}  {length} bytes, {bpp:.3f} bpp up to here{there}")
+        if len(data) > end:
+            print(f"  and {len(data) - end} bytes that do not belong to it")
+
+    return _each([(s, None) for s in _inputs(options.paths, (FILE,))], work)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Decode files, and say how much of them is whole."""
+    inputs = _inputs(options.paths, (FILE,))
+    from . import files
+
+    _use_threads(options.threads)
+
+    def work(source: Path, _: None) -> None:
+        data = _read(source)
+        header, start = _header(data, options.max_pixels)
+        decoder = files.StreamingDecoder(options.model, options.device, options.max_pixels)
+        decoder.feed(data[:start])
+        assert decoder.net is not None
+        stages = sum(1 for _ in _pieces(header, data, start))
+        with _progress(decoder.net, source, header.size, stages):
+            decoder.feed(data[start:])
+            if decoder.stages == decoder.net.n_stages:
+                decoder.picture()
+        end = start + sum(header.lengths[: decoder.stages])
+        share = (len(data) - end) / header.lengths[decoder.stages] if data[end:] else 0
+        exact = "exact, " if decoder.stages == decoder.net.n_stages else ""
+        unchecked = " that no checksum covers" if share else ""
+        there = _stages(header, decoder.stages, share)
+        print(f"{_name(source)}: {exact}{there}{unchecked}", flush=True)
+
+    return _each([(source, None) for source in inputs], work)
+
+
+# ---- inputs and outputs ----
+
+
+def _inputs(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
+    """The files that are named, and those in folders that are."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in suffixes]
+            if not inside:
+                raise UsageError(f"no {' or '.join(suffixes)} in the folder {path}")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def _pairs(
+    paths: Sequence[str], suffixes: Sequence[str], new: str
+) -> list[tuple[Path, Path | None]]:
+    """Every input with its output."""
+    if len(paths) < 2:
+        raise UsageError("expected an input and an output")
+    inputs, output = _inputs(paths[:-1], suffixes), Path(paths[-1])
+    into_folder = len(paths) > 2 or Path(paths[0]).is_dir()
+    if not into_folder and not output.is_dir():
+        return [(inputs[0], output)]
+    if STANDARD in inputs or output == STANDARD:
+        raise UsageError("standard input or output goes with one file")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"of several inputs, the output is a folder: {output} is none")
+    output.mkdir(parents=True, exist_ok=True)
+    return [(source, output / (source.stem + new)) for source in inputs]
+
+
+def _each(pairs: Sequence[tuple[Path, Path | None]], work: Callable[..., None]) -> int:
+    """Work on every input; an error in one does not stop the others."""
+    failed, targets = False, set[Path]()
+    for source, target in pairs:
+        try:
+            if target is not None:
+                if target in targets:
+                    raise ValueError(f"another input went to {target}")
+                targets.add(target)
+            work(source, target)
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # Pillow's and PyTorch's are of many kinds
+            _say(f"{_name(source)}: {_told(error)}")
+            failed = True
+    return int(failed)
+
+
+def _told(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        path = error.filename if error.filename is not None else ""
+        return f"{error.strerror}{': ' * bool(path)}{path}"
+    if isinstance(error, (ValueError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def _read(source: Path, limit: int = -1) -> bytes:
+    if source == STANDARD:
+        return sys.stdin.buffer.read(limit)
+    with source.open("rb") as file:
+        return file.read(limit)
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if target.is_file() and not force:
+        raise ValueError(f"{target} exists: give --force to replace it")
+
+
+def _write(target: Path, data: bytes) -> None:
+    if target == STANDARD:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    from .files import write_atomically
+
+    with write_atomically(target) as file:
+        file.write(data)
+
+
+def _picture_format(target: Path) -> str:
+    from PIL import Image
+
+    suffix = ".png" if target == STANDARD else target.suffix.lower()
+    Image.init()
+    name = Image.registered_extensions().get(suffix, "")
+    if name not in Image.SAVE:
+        raise ValueError(f"no picture can be written as {target.name}: try .png")
+    return name
+
+
+def _as_bytes(image: "Image.Image", target: Path) -> bytes:
+    """A picture file, with the ICC profile and the orientation."""
+    options: dict[str, object] = {}
+    if exif := image.getexif():
+        options["exif"] = exif
+    if profile := image.info.get("icc_profile"):
+        options["icc_profile"] = profile
+    file = io.BytesIO()
+    image.save(file, _picture_format(target), **options)
+    return file.getvalue()
+
+
+def _header(data: bytes, max_pixels: int) -> tuple[Header, int]:
+    found = parse_header(data, max_pixels)
+    if found is None:
+        raise ends_in_header(len(data))
+    return found
+
+
+def _pieces(header: Header, data: bytes, start: int) -> Iterator[bytes]:
+    """What is there of every stage's string, and then what is there besides."""
+    ends = itertools.accumulate(header.lengths, initial=start)
+    for begin, end in itertools.pairwise([*ends, len(data)]):
+        if data[begin:end]:
+            yield data[begin:end]
+
+
+def _stages(header: Header, stages: int, share: float) -> str:
+    text = f"{stages} of {len(header.lengths)} stages"
+    if share:
+        name = ORDINALS[stages] if stages < len(ORDINALS) else f"{stages + 1}th"
+        text += f" and {share:.0%} of the {name}"
+    return text
+
+
+def _name(path: Path) -> str:
+    return "standard input" if path == STANDARD else str(path)
+
+
+def _stem(path: Path) -> str:
+    return "picture" if path == STANDARD else path.stem
+
+
+# ---- the terminal ----
+
+
+def _say(message: str) -> None:
+    print(f"uqdm: {message}", file=sys.stderr, flush=True)
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _progress(net: "UQDM", source: Path, size: tuple[int, int], n: int) -> Iterator[None]:
+    """A bar on a terminal, of the windows that the network sees in n passes."""
+    from tqdm import tqdm
+
+    from .models.windows import window_starts
+
+    windows = n
+    for side in size:
+        windows *= len(window_starts(side, net.config.overlap))
+    with tqdm(
+        total=windows, desc=_name(source), unit="window", disable=None, leave=False
+    ) as bar:
+        hook = net.denoiser.register_forward_hook(lambda _, z, __: bar.update(len(z[0])))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "number from 1 on"  # as argparse tells of it
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="uqdm",
+        description="Pictures in progressive .uqdm files, any beginning of which decodes.",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], text: str, paths: str):  # type: ignore[no-untyped-def]
+        part = commands.add_parser(
+            run.__name__,
+            help=text,
+            description=text + ".",
+            epilog=EPILOG,
+            formatter_class=raw,
+        )
+        part.add_argument("paths", nargs="+", metavar="PATH", help=paths)
+        part.set_defaults(run=run)
+        return part
+
+    def add_network(part: argparse.ArgumentParser, model: str) -> None:
+        part.add_argument("--model", help=model)
+        part.add_argument("--device", default="cpu", help="cpu (default), cuda ...")
+        part.add_argument("--threads", type=_positive, help="threads of PyTorch")
+        part.add_argument(
+            "--max-pixels",
+            type=_positive,
+            default=MAX_PIXELS,
+            metavar="N",
+            help=f"refuse larger pictures (default {MAX_PIXELS})",
+        )
+
+    def add_limits(part: argparse.ArgumentParser, *names: str) -> None:
+        if "stage" in names:
+            part.add_argument(
+                "--stage",
+                type=_positive,
+                metavar="N",
+                help="stages at most, 1 (coarsest) and up; all of them are exact",
+            )
+        if "max_bytes" in names:
+            part.add_argument(
+                "--max-bytes", type=_positive, metavar="N", help="bytes of a file at most"
+            )
+        if "bpp" in names:
+            part.add_argument(
+                "--bpp", type=float, metavar="BITS", help="bits per pixel at most"
+            )
+
+    def add_force(part: argparse.ArgumentParser) -> None:
+        part.add_argument("--force", action="store_true", help="replace existing files")
+
+    two = "inputs, files or folders, and last the output"
+    checkpoint = "the checkpoint, of files of a model that is not in the zoo"
+    part = command(encode, "make .uqdm files of pictures", two)
+    add_limits(part, "stage", "max_bytes", "bpp")
+    part.add_argument(
+        "--min-psnr", type=float, metavar="DB", help="end where the picture is that good"
+    )
+    part.add_argument(
+        "--arithmetic",
+        choices=("float64", "float32"),
+        default="float64",
+        help="float64 (default) decodes on any machine; float32 is faster, and decodes "
+        "on this one with the same settings",
+    )
+    part.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    add_network(part, "a model of the zoo, or the path of a checkpoint")
+    add_force(part)
+
+    part = command(decode, "make pictures of .uqdm files, whole or cut short", two)
+    add_limits(part, "stage", "max_bytes")
+    part.add_argument(
+        "--reconstruction",
+        choices=("denoise", "ancestral", "flow_based"),
+        default="denoise",
+        help="how a picture is made of what is not exact yet",
+    )
+    part.add_argument(
+        "--progressive",
+        metavar="DIR",
+        help="write the picture of every stage into this folder; needs no other output",
+    )
+    part.add_argument(
+        "--partial",
+        action="store_true",
+        help="of a damaged file, keep the stages before the damage",
+    )
+    add_network(part, checkpoint)
+    add_force(part)
+
+    part = command(truncate, "cut .uqdm files to coarser pictures, without a network", two)
+    add_limits(part, "stage", "max_bytes", "bpp")
+    add_force(part)
+
+    part = command(info, "tell what .uqdm files hold", "files or folders")
+    part = command(verify, "decode .uqdm files and check them", "files or folders")
+    add_network(part, checkpoint)
+    return parser
