@@ -3,8 +3,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-TRAIN = ["accelerate", "tensorboard"]
 
+TRAIN = [
+    "accelerate",  # processes, machines, mixed precision
+    "tensorboard",
+]
 EVAL = [
     "accelerate",  # processes that share the images
     "bjontegaard",  # BD-rate
@@ -26,7 +29,9 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-3-Clause-Clear",
     packages=find_packages(include=["compressai_uqdm", "compressai_uqdm.*"]),
-    package_data={"compressai_uqdm": ["py.typed", "contexts/*.npz", "weights/*.safetensors"]},
+    package_data={
+        "compressai_uqdm": ["py.typed", "contexts/*.npz", "weights/*.safetensors"]
+    },
     python_requires=">=3.11",
     install_requires=[
         "compressai>=1.2.8",
