@@ -338,6 +338,25 @@ def stand_in(file: Path) -> dict[str, Any]:
     }
 
 
+def found_before(file: Path) -> dict[str, Any]:
+    """What a result file holds, of any run; nothing if there is none.
+
+    Raises:
+        InputError: it is no result file.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        _ = found["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is not a result file of this program: {error!r}. Choose another "
+            "--output, or move the file"
+        ) from error
+    return found
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", type=Path, help="folder, or .npy or .npz of images")
@@ -362,9 +381,18 @@ def main(argv: list[str]) -> None:
         file = result_file(args.output, name)
         about: dict[str, Any] = {"name": name, "images": images.describe()}
         run: dict[str, Any] = {"codec": name, "images": images.digest}
+        before = found_before(file)
         try:
             codec = CODECS[name]()
         except Missing as missing:
+            if "results" in before and not (name == "BPG" and figures):
+                if before.get("images") != images.describe():
+                    raise InputError(
+                        f"{file} is of other images than {images.path}. Choose another "
+                        "--output, or delete the file"
+                    ) from missing
+                state.print(f"{name}: missing: {missing}; {file} stays as it is")
+                continue
             run["missing"] = str(missing)
             about |= {"missing": str(missing)}
             if name == "BPG" and figures:
@@ -376,7 +404,8 @@ def main(argv: list[str]) -> None:
             continue
         run |= {"description": codec.description, "quality": list(codec.quality)}
         run["pictures"] = args.pictures is not None
-        if check_same_run(file, run):
+        measured = "missing" not in before and "stand-in" not in before
+        if measured and check_same_run(file, run):
             state.print(f"{name}: the result of this run is in {args.output}")
             continue
 

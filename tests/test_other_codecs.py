@@ -122,6 +122,21 @@ def test_what_is_missing_is_named(
     assert "no network" in missing["mbt2018-mean"]["missing"]
     assert "results" not in missing["BPG"] and "lossless_bpp" in missing["PNG"]
 
+    # once it is there it takes its place, and stays where it is missing again
+    available = other_codecs.Codec("here", (), None, other_codecs.png().lossless)
+    monkeypatch.setitem(other_codecs.CODECS, "BPG", lambda: available)
+    run(crops, tmp_path, "BPG")
+    measured = (tmp_path / "bpg.json").read_text()
+    assert "lossless_bpp" in measured
+    monkeypatch.setitem(other_codecs.CODECS, "BPG", other_codecs.bpg)
+    run(crops, tmp_path, "BPG")
+    assert (tmp_path / "bpg.json").read_text() == measured
+    with pytest.raises(InputError, match=r"bpg\.json is of other images"):
+        run(crops, tmp_path, "BPG", "--first", "1")
+    (tmp_path / "bpg.json").write_text("{}")
+    with pytest.raises(InputError, match=r"bpg\.json is not a result file"):
+        run(crops, tmp_path, "BPG")
+
 
 def test_figures_stand_in_for_bpg(
     crops: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
