@@ -281,8 +281,8 @@ def encode(
     if min_psnr is not None and not min_psnr > 0:
         raise ValueError(f"min_psnr must be positive, got {min_psnr}")
 
-    device = net.denoiser.conv_in.weight.device
-    levels = torch.from_numpy(array).to(device).permute(2, 0, 1)[None]
+    levels = torch.from_numpy(array).permute(2, 0, 1)[None]
+    levels = levels.to(net.denoiser.conv_in.weight.device)
     encoder, listed, enough = StreamEncoder(), [], False
     for latent, found in net.encode_stages(levels, encoder, seed):
         listed.append(found)
