@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with the exit code 2, if the arguments are wrong.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") and word != "-" for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.paths += rest  # argparse takes those before the first option only
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are not for users
     try:
