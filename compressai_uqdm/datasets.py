@@ -4,13 +4,10 @@ Both are in CompressAI's registry of datasets and give images as its ``ImageFold
 does; ``batch`` gives many at once to the trainer.
 """
 
-import contextlib
 import logging
-import os
 import random
 import shutil
 import struct
-import uuid
 import zipfile
 import zlib
 
@@ -25,6 +22,8 @@ from compressai.registry import register_dataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .atomic import write_atomically
 
 __all__ = ["ImageNet64", "Photographs"]
 
@@ -182,14 +181,8 @@ def _is_unpacked(path: Path, unpacked: Path, member: zipfile.ZipInfo) -> bool:
 
 
 def _unpack(archive: zipfile.ZipFile, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # others may do it too
-    try:
-        with archive.open("data.npy") as packed, partial.open("xb") as file:
-            shutil.copyfileobj(packed, file, 1 << 24)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with archive.open("data.npy") as packed, write_atomically(path) as file:
+        shutil.copyfileobj(packed, file, 1 << 24)
 
 
 @register_dataset("Photographs")

@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import time
 
@@ -34,6 +33,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from .atomic import write_atomically
 from .datasets import ImageNet64, Photographs
 from .losses import BitsPerDimensionLoss
 from .models import UQDM, UQDMConfig
@@ -266,16 +266,6 @@ class Trainee:
         self.step = state["step"]
 
 
-def write_atomically(state: dict[str, Any], path: Path) -> None:
-    """Save so that the file under this name is always a whole one."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 # ---- records ----
 
 
@@ -292,9 +282,8 @@ class Metrics:
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _whole(line)]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
-            temporary = self.path.with_name(self.path.name + ".partial")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, self.path)
+            with write_atomically(self.path) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -388,7 +377,8 @@ def train(args: argparse.Namespace) -> None:
         if step % args.checkpoint_every == 0 or step == args.steps:
             if metrics:
                 state = trainee.state_dict() | {"arguments": arguments}
-                write_atomically(state, args.output / CHECKPOINT)
+                with write_atomically(args.output / CHECKPOINT) as file:
+                    torch.save(state, file)
                 metrics.board.flush()
             accelerator.wait_for_everyone()
     bar.close()
