@@ -1,0 +1,148 @@
+"""What the trainer adds to a bare training step, and how fast it is fed.
+
+    python eval/benchmark_training.py --json eval/results/training.json
+
+First, on random photographs: a step of the trainer's own loop, with data, noise, clipping,
+averages and a record of every step, beside a bare one of the same model and batch:
+forward, criterion, backward, Adam. The two alternate, since times on a busy machine say
+little by themselves. Second, images per second that the trainer's loader reads from npz
+files of ImageNet's layout, at random, in this one process.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from PIL import Image
+
+from compressai_uqdm import UQDM, UQDMConfig
+from compressai_uqdm import train as trainer
+from compressai_uqdm.datasets import ImageNet64
+from compressai_uqdm.losses import BitsPerDimensionLoss
+
+ROWS = 3 * 64 * 64
+
+
+class BareStep:
+    """A training step and nothing else, on one batch."""
+
+    def __init__(self, batch_size: int):
+        self.net = UQDM(UQDMConfig()).train()
+        self.criterion = BitsPerDimensionLoss()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), 2e-4, fused=True)
+        self.x = torch.randint(0, 256, (batch_size, 3, 64, 64)) / 255
+
+    def __call__(self) -> None:
+        out = self.criterion(self.net(self.x))
+        out["loss"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Stopwatch:
+    """Stands in for the trainer's progress bar: after each step it makes a bare one.
+
+    What passes between two calls of ``update`` is the trainer's.
+    """
+
+    def __init__(self, bare_step: BareStep):
+        self.bare_step = bare_step
+        self.trainer: list[float] = []
+        self.bare: list[float] = []
+        self.since: float | None = None
+
+    def __call__(self, **kwargs: Any) -> "Stopwatch":
+        return self
+
+    def update(self) -> None:
+        now = time.perf_counter()
+        if self.since is not None:
+            self.trainer.append(now - self.since)
+            self.bare_step()
+            self.bare.append(time.perf_counter() - now)
+        self.since = time.perf_counter()
+
+    def set_postfix(self, **kwargs: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def time_steps(batch_size: int, steps: int) -> dict[str, float]:
+    stopwatch = Stopwatch(BareStep(batch_size))
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = Path(folder) / "photographs"
+        photographs.mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (400, 500, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(photographs / f"{i}.png")
+        arguments = [str(photographs), f"{folder}/run", "--batch-size", str(batch_size)]
+        arguments += ["--steps", str(steps), "--log-every", "1"]
+        bar, trainer.tqdm = trainer.tqdm, stopwatch
+        try:
+            trainer.train(trainer.parse_args(arguments))
+        finally:
+            trainer.tqdm = bar
+    ours, bare = (times[2:] for times in (stopwatch.trainer, stopwatch.bare))  # warm
+    return {
+        "batch size": batch_size,
+        "steps": len(ours),
+        "trainer's step, seconds": statistics.median(ours),
+        "bare step, seconds": statistics.median(bare),
+        "ratio": statistics.median(ours) / statistics.median(bare),
+        "ratio of the fastest": min(ours) / min(bare),
+    }
+
+
+def time_loader(images: int, batch_size: int, rounds: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    rates = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(4):
+            rows = rng.integers(0, 256, (images // 4, ROWS), np.uint8)
+            np.savez(Path(folder) / f"train_data_batch_{i}.npz", data=rows)
+        data = ImageNet64(folder)
+        for seed in range(rounds + 1):  # the first also brings the files into memory
+            steps = range(len(data) // batch_size)
+            draws = trainer.Draws(len(data), batch_size, 1, range(1), steps, seed)
+            start = time.perf_counter()
+            n = sum(len(levels) for levels, _ in trainer.make_loader(data, draws, 0, False))
+            rates.append(n / (time.perf_counter() - start))
+    return {
+        "images": images,
+        "batch size": batch_size,
+        "images per second": statistics.median(rates[1:]),
+    }
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--images", type=int, default=20_000, help="to read from npz files")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    args = parser.parse_args(argv)
+
+    results = {
+        "threads": torch.get_num_threads(),
+        "step": time_steps(args.batch_size, args.steps),
+        "loader": time_loader(args.images, 64, rounds=5),
+    }
+    print(json.dumps(results, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
