@@ -161,7 +161,7 @@ def code(
         for method in METHODS:
             fresh = replace(latent)  # without what is known of it, to take its time
             start = network.now()
-            levels = net._reconstruct(fresh, method, seed)
+            levels = net.reconstruct(fresh, method, seed)
             decoding[method].append((spent + np.subtract(network.now(), start)).tolist())
             decoded = levels[0].permute(1, 2, 0).cpu().numpy()
             distortions[method].append(compare(method, latent.stage, decoded))
