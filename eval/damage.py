@@ -164,10 +164,23 @@ def field(rng: random.Random, original: Original) -> bytes:
     return dataclasses.replace(header, **change).pack() + original.data[original.start :]
 
 
+def listed(rng: random.Random, original: Original) -> bytes:
+    """A file whose stage tells of values near a boundary that are not."""
+    stage = rng.randrange(4)
+    header, at = original.header, original.start + sum(original.header.lengths[:stage])
+    entries = [rng.choice((0, 1, 5, 200, (1 << 35) - 1)) for _ in range(rng.randrange(9))]
+    found = b"".join(map(varint, (len(entries), *entries)))
+    strings = original.data[original.start : at] + found + original.data[at + 1 :]
+    lengths = list(header.lengths)
+    lengths[stage] += len(found) - 1
+    return dataclasses.replace(header, lengths=tuple(lengths)).pack() + strings
+
+
 def damaged(rng: random.Random, original: Original) -> tuple[str, bytes]:
     """The kind of damage, and the damaged file."""
-    changed = rng.choice((flip, flip, cut, insert, delete, overwrite, swap, body, field))
-    if changed in (body, field):
+    kinds = (flip, flip, cut, insert, delete, overwrite, swap, body, field, listed)
+    changed = rng.choice(kinds)
+    if changed in (body, field, listed):
         return changed.__name__, changed(rng, original)  # type: ignore[arg-type]
     data = changed(rng, original.data)  # type: ignore[arg-type]
     if data and rng.random() < 0.1:

@@ -17,7 +17,9 @@ from ..varint import DamagedStringError, read_varint, varint
 __all__ = ["Guard", "ReadGuard", "WrittenGuard"]
 
 MARGIN = 2.0**-28
-"""Distance from the middle between two integers below which a number is listed."""
+"""Distance from the middle between two integers below which a number is listed.
+
+Numbers may differ by as much between machines; it must be below 1/4."""
 
 
 class Guard:
@@ -83,7 +85,7 @@ class ReadGuard(Guard):
         self.rest = string[at:]
 
     def round(self, x: Tensor) -> Tensor:
-        rounded = super().round(x)
+        rounded = super().round(x).contiguous()  # in the order of the list
         places = (self._entries >> 1) - self._seen
         here = (places >= 0) & (places < x.numel())
         self._seen += x.numel()

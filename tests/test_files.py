@@ -1,0 +1,470 @@
+"""Pictures in files: there and back, cut anywhere, on any machine, and what is refused."""
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from PIL import Image
+
+import compressai_uqdm
+
+from compressai_uqdm import DamagedFileError, DamagedStringError, StreamingDecoder
+from compressai_uqdm.container import parse_header
+from compressai_uqdm.files import (
+    Codec,
+    Picture,
+    decode,
+    encode,
+    open_codec,
+    write_atomically,
+)
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zoo(shared: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def codec(zoo: None) -> Codec:
+    return open_codec("uqdm-tiny-ctx")
+
+
+@pytest.fixture(scope="module")
+def photograph(shared: Path) -> Image.Image:
+    return Image.open(shared / "images/kodak/05.png").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def image(photograph: Image.Image) -> Image.Image:
+    return photograph.crop((100, 100, 124, 120))
+
+
+@pytest.fixture(scope="module")
+def data(image: Image.Image, codec: Codec) -> bytes:
+    return encode(image, codec)
+
+
+def psnr(image: Image.Image, other: Image.Image) -> float:
+    difference = np.subtract(*(np.array(i.convert("RGB"), float) for i in (image, other)))
+    mse = float((difference**2).mean())
+    return 10 * float(np.log10(255**2 / mse)) if mse else float("inf")
+
+
+def starts(data: bytes) -> list[int]:
+    """Where the header ends, and every stage."""
+    found = parse_header(data)
+    assert found is not None
+    header, start = found
+    return [start + sum(header.lengths[:stage]) for stage in range(len(header.lengths) + 1)]
+
+
+# ---- there and back ----
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.uqdm")), ids=lambda path: path.stem)
+def test_files_of_earlier_versions(path: Path) -> None:
+    """Kept in tests/data with their pictures; never to be made anew."""
+    picture = compressai_uqdm.load(path)
+    expected = Image.open(path.with_suffix(".png"))
+    assert picture.image.size == expected.size and not picture.damage
+    assert picture.image.getexif().get(274) == expected.getexif().get(274)
+    assert picture.image.info.get("icc_profile") == expected.info.get("icc_profile")
+    if picture.exact:
+        assert picture.image.mode == expected.mode
+        assert psnr(picture.image, expected) == float("inf")
+    else:  # a level may be rounded otherwise elsewhere; no integer of the stream may
+        assert psnr(picture.image, expected) > 60
+
+
+def test_there_are_files_of_earlier_versions() -> None:
+    assert len(list(DATA.glob("*.uqdm"))) >= 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (65, 9)], ids=str)
+def test_modes_and_sizes(
+    codec: Codec, photograph: Image.Image, mode: str, size: tuple[int, int]
+) -> None:
+    image = photograph.crop((200, 200, 200 + size[0], 200 + size[1]))
+    image = image.quantize(7) if mode == "P" else image.convert(mode)
+    picture = decode(encode(image, codec), model=codec)
+    assert picture.exact and picture.stages == 5 and not picture.damage
+    assert picture.image.mode == mode and picture.image.size == size
+    assert picture.image.convert("RGB").tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.slow
+def test_several_windows(codec: Codec, photograph: Image.Image) -> None:
+    image = photograph.crop((200, 200, 265, 264))
+    picture = decode(encode(image, codec), model=codec)
+    assert picture.image.tobytes() == image.tobytes()
+
+
+def test_indexes_beyond_a_palette(codec: Codec) -> None:
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    picture = decode(encode(image, codec), model=codec)
+    assert picture.image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert picture.image.convert("RGB").getpixel((3, 2)) == (0, 0, 0)
+
+
+def as_file(image: Image.Image, kind: str = "PNG", **options: object) -> Image.Image:
+    """As it is when opened from a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(file)
+
+
+def test_profile_and_orientation_are_kept(codec: Codec, image: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    original = as_file(image, icc_profile=bytes(range(256)) * 9, exif=exif)
+    for stage in (1, 5):
+        decoded = decode(encode(original, codec, stage=stage), model=codec).image
+        assert decoded.info["icc_profile"] == bytes(range(256)) * 9
+        assert decoded.getexif()[274] == 6 and decoded.size == original.size
+
+
+def test_save_and_load(tmp_path: Path, image: Image.Image) -> None:
+    path = tmp_path / "a.uqdm"
+    compressai_uqdm.save(image, path, stage=2)
+    picture = compressai_uqdm.load(path)
+    assert isinstance(picture, compressai_uqdm.Picture)
+    assert (picture.stages, picture.exact, picture.share) == (2, False, 0)
+    assert os.listdir(tmp_path) == ["a.uqdm"]
+
+
+def test_size_over_the_strings(data: bytes, image: Image.Image, codec: Codec) -> None:
+    """At most 64 bytes more than the model's own strings."""
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    codec.net.quality = 5
+    strings = codec.net.compress(x)["strings"]
+    assert len(data) - sum(len(stage[0]) for stage in strings) <= 64
+
+
+# ---- refused pictures ----
+
+
+def png16(channels: int) -> Image.Image:
+    """A PNG with 16 bits per channel, which Pillow cannot write in colour."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + crc
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(4 * channels)) * 2)
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+    return Image.open(io.BytesIO(file + chunk(b"IEND", b"")))
+
+
+def refused() -> dict[str, tuple[Image.Image, str]]:
+    rgb = Image.new("RGB", (4, 4))
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (4, 4), "red")]}
+    return {
+        "RGBA": (rgb.convert("RGBA"), "transparency .* alpha channel, got mode RGBA"),
+        "LA": (rgb.convert("LA"), "transparency"),
+        "tRNS RGB": (as_file(rgb, transparency=(0, 0, 0)), "transparency"),
+        "tRNS L": (as_file(rgb.convert("L"), transparency=0), "transparency"),
+        "tRNS P": (as_file(rgb.quantize(2), transparency=0), "transparency"),
+        "16-bit gray": (png16(1), "8 bits per channel"),
+        "16-bit RGB": (png16(3), "8 bits per channel"),
+        "I": (Image.new("I", (4, 4)), "8 bits per channel"),
+        "F": (Image.new("F", (4, 4)), "8 bits per channel"),
+        "CMYK": (rgb.convert("CMYK"), "got mode CMYK"),
+        "YCbCr": (rgb.convert("YCbCr"), "got mode YCbCr"),
+        "animation": (as_file(rgb, "GIF", **frames), "2 frames"),
+        "animated PNG": (as_file(rgb, **frames), "2 frames"),
+        "empty": (Image.new("RGB", (0, 4)), "0 x 4 pixels"),
+    }
+
+
+@pytest.mark.parametrize("name", refused())
+def test_refused_pictures(codec: Codec, name: str) -> None:
+    image, message = refused()[name]
+    with pytest.raises(ValueError, match=message):
+        encode(image, codec)
+
+
+# ---- limits ----
+
+
+def test_limits(codec: Codec, image: Image.Image, data: bytes) -> None:
+    ends = starts(data)
+    for limit in (ends[0], ends[0] + 7, ends[2] - 2, ends[4] + 1, 10**6):
+        cut = encode(image, codec, max_bytes=limit)
+        assert len(cut) <= limit
+        # the header tells of the stages that were encoded; what follows is the same
+        start = starts(cut)[0]
+        assert data[ends[0] :].startswith(cut[start:])
+        assert len(cut) in (limit, len(data))
+    bpp = 5.0
+    assert len(encode(image, codec, bpp=bpp)) == int(bpp * 24 * 20 / 8)
+    two = encode(image, codec, stage=2)
+    assert decode(two, model=codec).stages == 2
+    assert decode(two, model=codec).image.tobytes() == (
+        decode(data, model=codec, stage=2).image.tobytes()
+    )
+    for bad, message in (
+        ({"max_bytes": 20}, "the file's header alone"),
+        ({"stage": 6}, r"1\.\.5"),
+        ({"stage": 0}, r"1\.\.5"),
+        ({"seed": -1}, "seed"),
+        ({"bpp": float("nan")}, "bits per pixel"),
+        ({"min_psnr": float("nan")}, "min_psnr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encode(image, codec, **bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wanted", [18.0, 25.0, 40.0, 90.0])
+def test_wanted_quality(
+    codec: Codec, image: Image.Image, data: bytes, wanted: float
+) -> None:
+    """It is reached, and not by much more than the bytes that it takes."""
+    file = encode(image, codec, min_psnr=wanted)
+    picture = decode(file, model=codec)
+    assert psnr(picture.image, image) >= wanted
+    ends = starts(file)
+    step = max((b - a) // 16 + 8 for a, b in zip(ends, ends[1:]))
+    shorter = file[: max(len(file) - step, ends[0])]
+    assert psnr(decode(shorter, model=codec).image, image) < wanted
+    both = encode(image, codec, min_psnr=wanted, max_bytes=len(file) - 10)
+    assert len(both) == len(file) - 10
+
+
+# ---- any beginning ----
+
+
+def test_any_beginning_decodes(codec: Codec, image: Image.Image, data: bytes) -> None:
+    ends = starts(data)
+    best, stages = 0.0, 0
+    for n in [*range(ends[0], len(data), 40), len(data)]:
+        picture = decode(data[:n], model=codec)
+        quality = psnr(picture.image, image)
+        assert picture.stages == sum(end <= n for end in ends[1:]) >= stages
+        assert picture.exact == (n == len(data)) and 0 <= picture.share < 1
+        assert picture.image.size == image.size and not picture.damage
+        assert quality > best - 1.0, f"{n} bytes: {quality:.2f} dB after {best:.2f}"
+        best, stages = max(best, quality), picture.stages
+    for n in range(0, ends[0], 5):
+        with pytest.raises(DamagedFileError, match=f"inside its header, after {n} bytes"):
+            decode(data[:n], model=codec)
+
+
+def test_a_cut_stage_is_better_than_none(codec: Codec, photograph: Image.Image) -> None:
+    """Half of a stage's bytes bring a good part of what the stage brings."""
+    image = photograph.crop((300, 200, 348, 248))
+    data = encode(image, codec)
+    ends = starts(data)
+    for stage in (2, 3):
+        before, between, after = (
+            psnr(decode(data[:n], model=codec).image, image)
+            for n in (ends[stage - 1], sum(ends[stage - 1 : stage + 1]) // 2, ends[stage])
+        )
+        assert between > before + 0.25 * (after - before)
+
+
+def test_byte_by_byte_as_at_once(codec: Codec, data: bytes) -> None:
+    decoder = StreamingDecoder(codec)
+    ends = starts(data)
+    for n in range(len(data)):
+        assert decoder.feed(data[n : n + 1]) == sum(end <= n + 1 for end in ends[1:])
+        if n + 1 in (ends[0], ends[0] + 30, ends[2], ends[3] + 99, len(data)):
+            _same(decoder.picture(), decode(data[: n + 1], model=codec))
+            _same(
+                decoder.picture("flow_based"),
+                decode(data[: n + 1], model=codec, reconstruction="flow_based"),
+            )
+
+
+def _same(a: Picture, b: Picture) -> None:
+    assert a.image.tobytes() == b.image.tobytes()
+    fields = [(p.stages, p.share, p.exact, p.damage) for p in (a, b)]
+    assert fields[0] == fields[1]
+
+
+def test_decoders_take_turns(codec: Codec, photograph: Image.Image) -> None:
+    """Of other pictures, arithmetics and overlaps, with one model between them."""
+    images = [photograph.crop((60 * i, 0, 60 * i + 20, 16)) for i in range(3)]
+    files = [
+        encode(image, codec, seed=i, arithmetic=("float64", "float32", "float64")[i])
+        for i, image in enumerate(images)
+    ]
+    header, start = parse_header(files[2])  # type: ignore[misc]
+    files[2] = dataclasses.replace(header, overlap=3).pack() + files[2][start:]
+    decoders = [StreamingDecoder(codec) for _ in images]
+    for n in range(0, max(map(len, files)), 50):
+        for decoder, file in zip(decoders, files):
+            decoder.feed(file[n : n + 50])
+            if n and n % 400 == 0:
+                decoder.picture()
+    for decoder, image in zip(decoders, images):
+        assert decoder.picture().image.tobytes() == image.tobytes()
+
+
+# ---- damage and other models ----
+
+
+def test_damage(codec: Codec, data: bytes) -> None:
+    for stage, place in enumerate(starts(data)[:-1], 1):
+        damaged = bytearray(data)
+        damaged[place + 9] ^= 1
+        with pytest.raises(DamagedStringError, match=f"stage {stage} is damaged"):
+            decode(bytes(damaged), model=codec)
+        picture = decode(bytes(damaged), model=codec, partial=True)
+        assert picture.stages == stage - 1 and f"stage {stage}" in picture.damage
+        assert not picture.exact
+        if stage > 1:
+            expected = decode(data, model=codec, stage=stage - 1).image
+            assert picture.image.tobytes() == expected.tobytes()
+    with pytest.raises(DamagedFileError, match="goes on for 3 bytes after its end"):
+        decode(data + b"abc", model=codec)
+    assert decode(data + b"abc", model=codec, partial=True).exact
+
+
+def test_a_damaged_decoder_stays_so(codec: Codec, data: bytes) -> None:
+    decoder = StreamingDecoder(codec)
+    ends = starts(data)
+    decoder.feed(data[: ends[2]])
+    with pytest.raises(DamagedStringError):
+        decoder.feed(bytes(len(data)))
+    with pytest.raises(DamagedStringError):
+        decoder.feed(data[ends[2] :])
+    assert decoder.picture().stages == 2
+
+
+def test_colours_that_the_header_denies(codec: Codec, data: bytes) -> None:
+    header, start = parse_header(data)  # type: ignore[misc]
+    for change in ({"colour": "L"}, {"colour": "1"}, {"colour": "P", "palette": b"abc"}):
+        forged = dataclasses.replace(header, **change).pack() + data[start:]  # type: ignore[arg-type]
+        with pytest.raises(DamagedFileError, match="palette|grays|colours"):
+            decode(forged, model=codec)
+
+
+def test_other_weights_and_models(
+    codec: Codec, shared: Path, data: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(DamagedFileError, match="other weights or tables of uqdm-tiny-ctx"):
+        decode(data, model=open_codec("uqdm-tiny"))
+    with pytest.raises(DamagedFileError, match="other weights"):
+        decode(data, model=open_codec("uqdm-tiny"), partial=True)
+    header, start = parse_header(data)  # type: ignore[misc]
+    for name in ("mine", "vdm-tiny", "/etc/passwd"):
+        other = dataclasses.replace(header, model=name).pack() + data[start:]
+        with pytest.raises(FileNotFoundError, match="not in the zoo: give its checkpoint"):
+            decode(other)
+    path = tmp_path / "mine"
+    torch.save(codec.net.state_dict(), path)
+    assert decode(data, model=str(path)).exact
+    with pytest.raises(FileNotFoundError, match="no model 'nothing': expected"):
+        encode(Image.new("RGB", (4, 4)), "nothing")
+
+
+def test_pixels_are_counted_before_memory_is_taken(codec: Codec, data: bytes) -> None:
+    """10^20 pixels would be refused by the machine, if anything asked for them."""
+    header, start = parse_header(data)  # type: ignore[misc]
+    huge = dataclasses.replace(header, size=(10**10, 10**10)).pack() + data[start:]
+    with pytest.raises(ValueError, match="raise the limit"):
+        decode(huge, model=codec)
+    with pytest.raises(ValueError, match="24 x 20 pixels, more than the limit of 479"):
+        decode(data, model=codec, max_pixels=479)
+
+
+@pytest.mark.slow
+def test_some_of_the_damaged_files(photograph: Image.Image) -> None:
+    """All of them: eval/damage.py."""
+    import importlib.util
+
+    script = Path(__file__).parent.parent / "eval/damage.py"
+    spec = importlib.util.spec_from_file_location("damage", script)
+    assert spec and spec.loader
+    damage = importlib.util.module_from_spec(spec)
+    sys.modules["damage"] = damage
+    spec.loader.exec_module(damage)
+    found = damage.run(photograph, 250, seed=1)
+    allowed = {"refused", "error, stages before it kept", "cut short", "exact", "coarser"}
+    assert set(found["outcomes"]) <= allowed, found
+    assert found["outcomes"]["error, stages before it kept"] > 20
+
+
+# ---- on any machine ----
+
+OTHERWISE = """
+import sys, torch
+from compressai_uqdm.files import load
+from compressai_uqdm.models import base
+threads, batch, mkldnn = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
+torch.set_num_threads(threads)
+torch.backends.mkldnn.enabled = mkldnn
+base.WINDOW_BATCH["cpu"] = batch
+picture = load(sys.argv[4])
+assert picture.exact and not picture.damage
+picture.image.save(sys.argv[5])
+"""
+
+
+@pytest.mark.slow
+def test_other_settings(photograph: Image.Image, tmp_path: Path) -> None:
+    """Encoded with one thread, decoded with two, other batches and other kernels."""
+    image = photograph.crop((100, 100, 166, 166))
+    image.save(tmp_path / "a.png")
+    script = "import sys; from PIL import Image; from compressai_uqdm import save; "
+    script += "save(Image.open(sys.argv[1]), sys.argv[2])"
+    run(tmp_path, script, "a.png", "a.uqdm", threads="1")
+    for i, (threads, batch, mkldnn) in enumerate([(2, 1, 1), (1, 3, 0), (2, 4, 0)]):
+        back = f"{i}.png"
+        settings = (str(threads), str(batch), str(mkldnn))
+        run(tmp_path, OTHERWISE, *settings, "a.uqdm", back, threads=str(threads))
+        assert Image.open(tmp_path / back).tobytes() == image.tobytes()
+
+
+def run(folder: Path, script: str, *arguments: str, threads: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+        check=True,
+    )
+
+
+# ---- writing ----
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt), write_atomically(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    with write_atomically(path) as file:
+        file.write(b"all")
+        assert not path.exists()
+    assert path.read_bytes() == b"all" and path.stat().st_mode & 0o777 == 0o644
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with write_atomically(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and path.read_bytes() == b"new"
+
+
+def test_devices_are_written_and_not_replaced() -> None:
+    with write_atomically(Path("/dev/null")) as file:
+        file.write(b"gone")
+    assert not Path("/dev/null").is_file()
