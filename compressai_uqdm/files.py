@@ -62,7 +62,7 @@ __all__ = [
     "save",
 ]
 
-DEFAULT_MODEL = "uqdm-tiny-ctx"
+DEFAULT_MODEL = "uqdm-nano-ctx"
 NAMES = [name for name, cls in ARCHITECTURES.items() if issubclass(cls, UQDM)]
 
 

@@ -1,0 +1,74 @@
+"""The model that comes with the package: nothing is downloaded, nothing else is needed."""
+
+import os
+import subprocess
+import sys
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compressai.zoo import image_models
+from PIL import Image
+
+import compressai_uqdm
+
+from compressai_uqdm.files import DEFAULT_MODEL
+from compressai_uqdm.zoo import NANO_CONTEXTS, NANO_WEIGHTS
+
+DATA = Path(__file__).parent / "data"
+
+
+def test_small_enough_for_a_package() -> None:
+    assert NANO_WEIGHTS.stat().st_size <= 1e6
+    assert NANO_CONTEXTS.stat().st_size <= 1e6
+
+
+@pytest.mark.slow
+def test_first_command_needs_no_network(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "some.png")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    environment = {k: v for k, v in os.environ.items() if k != "COMPRESSAI_UQDM_ZOO"}
+    for command in ("encode some.png some.uqdm", "decode some.uqdm back.png"):
+        subprocess.run(
+            [sys.executable, "-m", "compressai_uqdm", *command.split()],
+            cwd=tmp_path,
+            env={**environment, **offline},
+            check=True,
+        )
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "back.png")), noise)
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*nano*.uqdm")), ids=lambda p: p.stem)
+def test_files_of_earlier_versions(path: Path) -> None:
+    picture = compressai_uqdm.load(path)
+    expected = np.asarray(Image.open(path.with_suffix(".png"))).astype(int)
+    difference = np.abs(np.asarray(picture.image).astype(int) - expected)
+    # where the stream is cut, a level may be rounded otherwise elsewhere
+    assert difference.max() <= (0 if picture.exact else 1) and not picture.damage
+
+
+def test_default_has_the_context() -> None:
+    assert DEFAULT_MODEL == "uqdm-nano-ctx"
+    net = image_models["uqdm-nano-ctx"](5, pretrained=True)
+    assert any(bool(prior.context.conv.any()) for prior in net.priors)
+
+
+@pytest.mark.slow
+def test_not_far_behind_the_published_weights(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All 48 patches: 5.6% behind without context, 4.4% with (zoo/uqdm-nano)."""
+    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+    patches = torch.from_numpy(np.load(shared / "images/kodak_box64.npy")[::6])
+    x = patches.permute(0, 3, 1, 2) / 255
+    for context in ("", "-ctx"):
+        size = {}
+        for name in ("uqdm-tiny", "uqdm-nano"):
+            net = image_models[name + context](5, pretrained=True)
+            strings = net.compress(x)["strings"]
+            size[name] = sum(len(s) for stage in strings for s in stage)
+        assert size["uqdm-nano"] < 1.08 * size["uqdm-tiny"]
