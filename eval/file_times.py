@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     # a codec for each arithmetic: a model is copied when its arithmetic changes
     codecs = {a: open_codec.__wrapped__(args.model) for a in ARITHMETICS}
     rows = []
-    for image, repeats in ((middle(whole, 64), 9), (middle(whole, 256), 3), (whole, 1)):
+    for image, repeats in ((middle(whole, 64), 5), (middle(whole, 256), 1), (whole, 1)):
         times: dict[str, list[float]] = {}
         for _ in range(repeats + 1):
             for arithmetic, codec in codecs.items():
