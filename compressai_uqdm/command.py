@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .atomic import write_atomically
 from .container import (
     MAX_PIXELS,
     VERSION,
@@ -328,8 +329,6 @@ def _write(target: Path, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    from .files import write_atomically
-
     with write_atomically(target) as file:
         file.write(data)
 

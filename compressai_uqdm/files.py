@@ -17,15 +17,11 @@ import copy
 import functools
 import hashlib
 import json
-import os
 import re
-import tempfile
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +29,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from .atomic import write_atomically
 from .container import (
     DIGEST_BYTES,
     MAX_PIXELS,
@@ -63,7 +60,6 @@ __all__ = [
     "load",
     "open_codec",
     "save",
-    "write_atomically",
 ]
 
 DEFAULT_MODEL = "uqdm-tiny-ctx"
@@ -353,31 +349,6 @@ def save(
     data = encode(image, model, **options)
     with write_atomically(Path(path)) as file:
         file.write(data)
-
-
-@contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name when all is written, and else is gone."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():  # a device, a pipe
-        with path.open("wb") as special:
-            yield special
-        return
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=".uqdm-", suffix=".partial", delete=False
-    ) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(file.name, 0o666 & ~mask)
-            os.replace(file.name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(file.name)
-            raise
 
 
 # ---- decoding ----
