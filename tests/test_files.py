@@ -18,6 +18,7 @@ from PIL import Image
 import compressai_uqdm
 
 from compressai_uqdm import DamagedFileError, DamagedStringError, StreamingDecoder
+from compressai_uqdm.atomic import write_atomically
 from compressai_uqdm.container import parse_header
 from compressai_uqdm.files import (
     Codec,
@@ -25,7 +26,6 @@ from compressai_uqdm.files import (
     decode,
     encode,
     open_codec,
-    write_atomically,
 )
 
 DATA = Path(__file__).parent / "data"

@@ -1,0 +1,275 @@
+"""The command line, mostly as a process of its own."""
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from PIL import Image
+
+from compressai_uqdm.command import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def zoo(shared: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def photograph(shared: Path) -> Image.Image:
+    return Image.open(shared / "images/kodak/05.png").convert("RGB")
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.chdir(tmp_path)
+    photograph.crop((100, 100, 124, 116)).save("a.png")
+    return tmp_path
+
+
+def uqdm(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "compressai_uqdm", *arguments]
+    return subprocess.run(command, capture_output=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def pixels(path: str | Path) -> tuple[str, bytes]:
+    image = Image.open(path)
+    return image.mode, image.tobytes()
+
+
+def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "a.png", "a.uqdm"]) == 0
+    assert main(["verify", "a.uqdm"]) == 0
+    assert capsys.readouterr().out == "a.uqdm: exact, 5 of 5 stages\n"
+    assert main(["decode", "a.uqdm", "back.png", "--progressive", "stages"]) == 0
+    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage5.png")
+    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 6)]
+
+    assert main(["info", "a.uqdm"]) == 0
+    told = capsys.readouterr()
+    size = Path("a.uqdm").stat().st_size
+    for word in ("version 1", f"{size} bytes", "24 x 16", "uqdm-tiny-ctx", "stage 5"):
+        assert word in told.out
+    assert told.err == ""
+
+    # cut short: it decodes, and tells of it
+    limit = str(size // 2)
+    assert main(["truncate", "a.uqdm", "cut.uqdm", "--max-bytes", limit]) == 0
+    assert Path("a.uqdm").read_bytes().startswith(Path("cut.uqdm").read_bytes())
+    assert Path("cut.uqdm").stat().st_size == size // 2
+    assert main(["decode", "cut.uqdm", "cut.png"]) == 0
+    assert "cut.uqdm: cut short: 3 of 5 stages and " in capsys.readouterr().err
+    assert main(["decode", "a.uqdm", "same.png", "--max-bytes", limit]) == 0
+    assert pixels("cut.png") == pixels("same.png") != pixels("a.png")
+    assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
+    assert pixels("three.png") == pixels("stages/a.stage3.png")
+    assert main(["decode", "cut.uqdm", "--progressive", "cut"]) == 0
+    assert sorted(os.listdir("cut")) == [
+        *(f"cut.stage{n}.png" for n in range(1, 4)),
+        "cut.stage4-cut.png",
+    ]
+    assert main(["verify", "cut.uqdm"]) == 0
+    assert main(["info", "cut.uqdm"]) == 0
+    assert "of it there" in capsys.readouterr().out
+
+
+def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "a.png", "a.uqdm"]) == 0
+    data = bytearray(Path("a.uqdm").read_bytes())
+    data[-40] ^= 1
+    Path("bad.uqdm").write_bytes(data)
+    for command in (["verify", "bad.uqdm"], ["decode", "bad.uqdm", "bad.png"]):
+        assert main(command) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("uqdm: bad.uqdm: string of stage 4 is damaged")
+        assert message.count("\n") == 1
+    assert not Path("bad.png").exists()
+    assert main(["decode", "bad.uqdm", "--partial", "bad.png"]) == 0
+    assert "the picture is of 3 of 5 stages" in capsys.readouterr().err
+    assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
+    assert pixels("bad.png") == pixels("three.png")
+    data[6] = 2
+    Path("new.uqdm").write_bytes(data)
+    assert main(["decode", "new.uqdm", "new.png"]) == 1
+    assert "version 2" in capsys.readouterr().err
+
+
+def test_several_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open("a.png").convert("L").save("b.png")
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    Image.open("a.png").convert("RGBA").save("c.png")
+    Image.open("a.png").save("a.bmp")
+    assert main(["encode", ".", "out", "--stage", "1"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in errors] == [
+        "a.png",
+        "broken.png",
+        "c.png",
+    ]
+    assert "another input went to" in errors[0]
+    assert sorted(os.listdir("out")) == ["a.uqdm", "b.uqdm"]
+    assert main(["decode", "out", "back"]) == 0
+    assert sorted(os.listdir("back")) == ["a.png", "b.png"]
+    assert Image.open("back/b.png").mode == "L"
+    assert main(["truncate", "out/a.uqdm", "out/b.uqdm", "t", "--max-bytes", "50"]) == 0
+    assert [p.stat().st_size for p in sorted(Path("t").iterdir())] == [50, 50]
+    assert main(["decode", "out/a.uqdm", "back", "--force"]) == 0  # into the folder
+
+
+def test_existing_files_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.uqdm").write_text("dear to someone")
+    assert main(["encode", "a.png", "a.uqdm", "--stage", "1"]) == 1
+    assert "a.uqdm exists: give --force" in capsys.readouterr().err
+    assert Path("a.uqdm").read_text() == "dear to someone"
+    assert main(["encode", "a.png", "a.uqdm", "--stage", "1", "--force"]) == 0
+    for command in (["truncate", "--stage", "1"], ["decode"]):
+        Path("out.png").write_text("dear")
+        assert main([*command, "a.uqdm", "out.png"]) == 1
+        assert Path("out.png").read_text() == "dear"
+
+
+def test_limits(folder: Path) -> None:
+    assert main(["encode", "a.png", "a.uqdm", "--max-bytes", "200", "--bpp", "3"]) == 0
+    assert Path("a.uqdm").stat().st_size == 3 * 24 * 16 // 8
+    assert main(["encode", "a.png", "b.uqdm", "--min-psnr", "30", "--seed", "5"]) == 0
+    assert main(["truncate", "b.uqdm", "c.uqdm", "--bpp", "2"]) == 0
+    assert Path("c.uqdm").stat().st_size == 2 * 24 * 16 // 8
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["encode"],
+        ["encode", "a.png"],
+        ["encode", "a.png", "b.png", "-"],
+        ["encode", "a.png", "b.png", "a.png"],
+        ["encode", "a.png", "a.uqdm", "--stage", "0"],
+        ["encode", "a.png", "a.uqdm", "--arithmetic", "float16"],
+        ["encode", "a.png", "a.uqdm", "--nonsense"],
+        ["decode", ".", "out"],
+        ["truncate", "a.uqdm", "b.uqdm"],
+        ["paint", "a.png"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_command_lines(folder: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert os.listdir(".") == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "nothing.png", "b.uqdm"], "No such file or directory: nothing.png"),
+        (["encode", "a.png", "no/folder/b.uqdm"], "No such file or directory"),
+        (["encode", "a.png", "b.uqdm", "--model", "mine"], "no model 'mine'"),
+        (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
+        (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
+        (["encode", "a.png", "b.uqdm", "--stage", "6"], "in 1..5, got 6"),
+        (["encode", "a.png", "b.uqdm", "--device", "abacus"], "abacus"),
+        (["decode", "a.png", "b.png"], "not a .uqdm file"),
+        (["decode", "a.png", "b.nothing"], "try .png"),
+        (["info", "a.png"], "not a .uqdm file"),
+    ],
+)
+def test_errors_are_one_line(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"uqdm: {arguments[1]}: ") and told.count("\n") == 1
+    assert message in told
+    assert os.listdir(".") == ["a.png"]
+
+
+# ---- processes ----
+
+
+@pytest.mark.slow
+def test_pipes(folder: Path) -> None:
+    encoded = uqdm("encode", "-", "-", "--stage", "2", input=Path("a.png").read_bytes())
+    assert encoded.returncode == 0 and encoded.stderr == b""
+    decoded = uqdm("decode", "-", "-", input=encoded.stdout)
+    assert decoded.returncode == 0 and decoded.stderr == b""
+    assert Image.open(io.BytesIO(decoded.stdout)).size == (24, 16)
+    cut = uqdm("truncate", "-", "-", "--stage", "1", input=encoded.stdout)
+    assert cut.returncode == 0 and encoded.stdout.startswith(cut.stdout)
+    wrong = uqdm("decode", "-", "-", input=b"something")
+    assert wrong.returncode == 1 and wrong.stdout == b""
+    assert wrong.stderr == b"uqdm: standard input: not a .uqdm file: it begins otherwise\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = subprocess.run(
+        [sys.executable, "-m", "compressai_uqdm", "truncate", "-", "-", "--stage", "1"],
+        input=encoded.stdout,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    assert gone.returncode == 1 and b"Traceback" not in gone.stderr
+
+
+def test_no_network_library_where_none_runs(folder: Path) -> None:
+    """Help, info and truncate answer at once."""
+    script = (
+        "import sys; from compressai_uqdm.command import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    data = Path(__file__).parent / "data/v1-rgb.uqdm"
+    cut = ["truncate", str(data), "cut.uqdm", "--stage", "1"]
+    for arguments in (["--help"], ["info", str(data)], cut):
+        command = [sys.executable, "-c", script, *arguments]
+        assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_killed_while_encoding(folder: Path, photograph: Image.Image) -> None:
+    """Whenever it is killed, nothing has the final name."""
+    photograph.crop((0, 0, 200, 200)).save("big.png")
+    command = [sys.executable, "-m", "compressai_uqdm", "encode", "big.png", "big.uqdm"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    time.sleep(8)
+    assert process.poll() is None, "it was done too early for this test"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert sorted(os.listdir(".")) == ["a.png", "big.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["truncate", "encode"])
+def test_full_disk(folder: Path, command: str) -> None:
+    """A limit on the size of files stands in for a disk with no room."""
+    source, options = "a.png", ["--force"]
+    if command == "truncate":
+        source, options = str(Path(__file__).parent / "data/v1-rgb.uqdm"), ["--stage", "5"]
+
+    def no_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+
+    Path("old.uqdm").write_text("old")
+    done = uqdm(command, source, "new.uqdm", *options, preexec_fn=no_room)
+    assert done.returncode == 1 and b"File too large" in done.stderr
+    done = uqdm(command, source, "old.uqdm", *options, "--force", preexec_fn=no_room)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert sorted(os.listdir(".")) == ["a.png", "old.uqdm"]
+    assert Path("old.uqdm").read_text() == "old"
