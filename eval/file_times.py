@@ -17,7 +17,7 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm.files import decode, encode, open_codec
+from compressai_uqdm.files import Codec, decode, encode, open_codec
 
 ARITHMETICS = ("float32", "float64")
 
@@ -25,6 +25,20 @@ ARITHMETICS = ("float32", "float64")
 def middle(image: Image.Image, side: int) -> Image.Image:
     x, y = ((n - side) // 2 for n in image.size)
     return image.crop((x, y, x + side, y + side))
+
+
+@torch.no_grad()
+def pass_ratio(codecs: dict[str, Codec], image: Image.Image) -> float:
+    """Time of a network pass in double precision over that in single."""
+    times: dict[str, list[float]] = {a: [] for a in ARITHMETICS}
+    nets = {a: codecs[a].prepare(a, 16) for a in ARITHMETICS}
+    for _ in range(5):
+        for arithmetic, net in nets.items():
+            latent = net.first_latent((3, *image.size), 0)
+            start = time.perf_counter()
+            net.predict(latent.z, latent.step)
+            times[arithmetic].append(time.perf_counter() - start)
+    return min(times["float64"]) / min(times["float32"])
 
 
 def main(argv: list[str]) -> None:
@@ -64,8 +78,11 @@ def main(argv: list[str]) -> None:
             row[f"{way} ratio"] = row[f"{way} float64"] / row[f"{way} float32"]
         print(row, flush=True)
         rows.append(row)
+    ratio = pass_ratio(codecs, middle(whole, 256))
+    print(f"network passes, float64 to float32: {ratio:.2f}")
     if args.json:
         data = {"model": args.model, "threads": args.threads, "rows": rows}
+        data["ratio of network passes"] = ratio
         args.json.write_text(json.dumps(data, indent=1) + "\n")
 
 
