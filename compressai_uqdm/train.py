@@ -356,7 +356,9 @@ def train(args: argparse.Namespace) -> None:
         bar.update()
 
         step = trainee.step
-        if step % args.log_every == 0 or step == args.steps:
+        saving = step % args.checkpoint_every == 0 or step == args.steps
+        # a record ends where a resumed run begins, so that both write the same
+        if step % args.log_every == 0 or saving:
             means = accelerator.reduce(sums / n_summed, "mean").tolist()
             values = dict(zip(out, means))
             n_images = n_summed * len(levels) * accelerator.num_processes
@@ -368,13 +370,14 @@ def train(args: argparse.Namespace) -> None:
             bar.set_postfix(bpd=f"{values['loss']:.4f}")
             sums, n_summed, since = torch.zeros((), device=device), 0, time.perf_counter()
         if tests and (step % args.test_every == 0 or step == args.steps):
+            paused = time.perf_counter()
             values = evaluate(trainee, tests, args, accelerator)
+            since += time.perf_counter() - paused
             if metrics:
                 metrics.write(step, values)
                 shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
                 bar.write(f"step {step}: {shown} bits per dimension")
-            since = time.perf_counter()
-        if step % args.checkpoint_every == 0 or step == args.steps:
+        if saving:
             if metrics:
                 state = trainee.state_dict() | {"arguments": arguments}
                 with write_atomically(args.output / CHECKPOINT) as file:
@@ -515,7 +518,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--vary-colours", action="store_true", help="for very few photographs")
     add("--seed", type=number, default=0)
     add("--workers", type=number, default=0, help="processes that read images")
-    add("--log-every", type=count, default=50, help="steps")
+    add("--log-every", type=count, default=50, help="steps that are averaged")
     add("--test-every", type=count, default=1000, help="steps")
     add("--test-images", type=count, default=64)
     add("--checkpoint-every", type=count, default=1000, help="steps")

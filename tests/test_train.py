@@ -173,6 +173,19 @@ def test_killed_and_resumed(work: Path) -> None:
 
 
 @pytest.mark.slow
+def test_records_do_not_tell_of_interruptions(work: Path) -> None:
+    """Even where they are averages over steps before and after."""
+    options = ("--log-every", 5, "--test-every", 100, "--bound", "one")
+    for output, ends in (("at once", (12,)), ("in parts", (7, 12))):
+        for steps in ends:
+            train(parse_args(command(work, output, *options, "--steps", steps)))
+    parts = lines(work / "in parts")
+    # where a run ended it was tested, too
+    assert [line for line in parts if "loss" in line] == lines(work / "at once")[:-1]
+    assert parts[-1] == lines(work / "at once")[-1]
+
+
+@pytest.mark.slow
 def test_two_processes(work: Path) -> None:
     """The same losses as one, and one goes on where two left off."""
     options = ("--steps", 20, "--checkpoint-every", 20)
