@@ -87,8 +87,14 @@ class Codec:
         """The model, computing so."""
         key = arithmetic, overlap
         if self._prepared[0] != key:
-            # a copy: another picture may be in the middle of its stages
-            net = copy.deepcopy(self.net).to(getattr(torch, arithmetic))
+            # a copy: another picture may be in the middle of its stages; the tables,
+            # most of it, serve all
+            tables: list[object] = list(self.net.buffers())
+            tables += [
+                vars(m)["_weights"] for m in self.net.modules() if "_weights" in vars(m)
+            ]
+            net = copy.deepcopy(self.net, {id(table): table for table in tables})
+            net = net.to(getattr(torch, arithmetic))
             net.config = replace(net.config, overlap=overlap)
             self._prepared = key, net
         return self._prepared[1]
@@ -118,14 +124,18 @@ def open_codec(model: str, device: str = "cpu") -> Codec:
 
 
 def _digest(net: UQDM) -> bytes:
-    """The start of a SHA-256 of everything that the integers of a stream follow from."""
+    """The start of a SHA-256 of everything that the integers of a stream follow from.
+
+    It is part of the format: docs/format.md.
+    """
     config = json.loads(bytes(net.config_bytes.tolist()))
     del config["overlap"]  # a file tells of its own
     found = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(net.state_dict().items()):
-        if name != "config_bytes":
+        if name.rpartition(".")[2] not in ("config_bytes", "bound", "quantiles"):
             value = value.float() if value.is_floating_point() else value.int()
-            found.update(name.encode() + value.cpu().contiguous().numpy().data)
+            array = np.ascontiguousarray(value.cpu().numpy())
+            found.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).data)
     return found.digest()[:DIGEST_BYTES]
 
 
@@ -393,12 +403,12 @@ class StreamingDecoder:
             ValueError: it has too many pixels.
         """
         if self._damage:
-            raise self._damage
+            raise _afresh(self._damage)
         self._data += data
         try:
             self._advance()
         except DamagedStringError as error:
-            self._damage = error
+            self._damage = _afresh(error)
             raise
         return self.stages
 
@@ -462,7 +472,9 @@ class StreamingDecoder:
         """
         decoder, header = self._decoder, self.header
         if decoder is None or header is None:
-            raise self._damage or ends_in_header(len(self._data))
+            if self._damage:
+                raise _afresh(self._damage)
+            raise ends_in_header(len(self._data))
         latent, share = decoder.latent, 0.0
         rest = bytes(self._data[self._at :])
         if rest and not self._damage:
@@ -470,7 +482,7 @@ class StreamingDecoder:
                 latent = decoder.look(rest)
                 share = len(rest) / header.lengths[self.stages]
             except DamagedStringError as error:
-                self._damage = error
+                self._damage = _afresh(error)
                 raise
         levels = decoder.net.reconstruct(latent, reconstruction, header.seed)
         array = levels[0].permute(1, 2, 0).contiguous().cpu().numpy()
@@ -478,6 +490,11 @@ class StreamingDecoder:
         damage = str(self._damage) if self._damage else ""
         image = _put_together(array, header, exact)
         return Picture(image, self.stages, share, exact, damage)
+
+
+def _afresh(error: DamagedStringError) -> DamagedStringError:
+    # its traceback would keep the decoder, and all that it decoded, in memory
+    return type(error)(*error.args)
 
 
 def decode(
