@@ -200,7 +200,8 @@ class ContextTables:
 
     def residuals(self, residual: np.ndarray, indexes: np.ndarray) -> np.ndarray:
         """Residuals k N - j as inputs, in units of their deviation and of 2 Delta."""
-        scaled = residual.clip(-(1 << 17), 1 << 17) * self._inverse[indexes]
+        # no product reaches 2^31
+        scaled = residual.clip(-(1 << 16), 1 << 16) * self._inverse[indexes]
         normalized = _rounded_shift(scaled, _TABLE_BITS)
         inputs = np.stack([normalized, residual]).clip(-INPUT_MAX, INPUT_MAX)
         return inputs.astype(np.float32)
