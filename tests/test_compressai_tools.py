@@ -89,7 +89,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder)
     (found,) = folder.glob("compressai-*/examples")
     return found
 

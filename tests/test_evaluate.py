@@ -215,7 +215,7 @@ def test_all_of_it_from_one_command(patches: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     names = {file.name for file in output.iterdir()}
-    assert names >= {"uqdm-tiny-denoise.json", "jpeg_xl.json", "curves.png", "report.html"}
+    assert names >= {"uqdm-tiny-denoise.json", "jpeg_xl.json", "curves.svg", "report.html"}
     page = (output / "report.html").read_text()
     assert "uqdm-tiny (flow_based)" in page and "JPEG XL" in page
     done = subprocess.run([EVAL / "all.sh", patches], capture_output=True, text=True)

@@ -175,7 +175,9 @@ class UniformNoiseConditional(EntropyModel):
         low, high = self.scale_table[[0, -1]].double().log().tolist()
         last = len(self.scale_table) - 1
         position = (scales.log() - low) * (last / (high - low))
-        return guard.round(position.clamp(-0.25, last + 0.25)).to(torch.uint8)
+        index = guard.round(position.clamp(-0.25, last + 0.25))
+        # a damaged list may point beyond the table
+        return index.clamp(0, last).to(torch.uint8)
 
     def locate(self, means: Tensor, dither: Tensor, guard: Guard = Guard()) -> Tensor:
         """The lattice point M, int32, nearest to ``means``."""
