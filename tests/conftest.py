@@ -1,6 +1,7 @@
 import os
 import warnings
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,11 @@ def shared() -> Path:
         warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
     return folder.resolve()
+
+
+@pytest.fixture(scope="module")
+def zoo(shared: Path) -> Iterator[None]:
+    """The published weights where the zoo looks for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+        yield

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,7 @@ from PIL import Image
 
 from compressai_uqdm.command import main
 
-
-@pytest.fixture(scope="module", autouse=True)
-def zoo(shared: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
-        yield
+pytestmark = pytest.mark.usefixtures("zoo")
 
 
 @pytest.fixture(scope="module")

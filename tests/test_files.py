@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,7 @@ from compressai_uqdm.files import (
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def zoo(shared: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
-        yield
+pytestmark = pytest.mark.usefixtures("zoo")
 
 
 @pytest.fixture(scope="module")
