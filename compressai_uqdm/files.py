@@ -13,12 +13,17 @@
         decoder.picture().image.show()
 """
 
+import bisect
 import copy
 import functools
 import hashlib
+import itertools
 import json
+import math
 import re
+import warnings
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,12 +53,14 @@ from .models import UQDM, ContextUQDM
 from .models.base import Latent, Reconstruction
 from .models.checkpoint import read_checkpoint
 from .models.progressive import PictureDecoder
+from .models.windows import window_starts
 from .zoo import ARCHITECTURES, load_model
 
 __all__ = [
     "DEFAULT_MODEL",
     "Codec",
     "Picture",
+    "QualityWarning",
     "StreamingDecoder",
     "decode",
     "encode",
@@ -137,6 +144,33 @@ def _digest(net: UQDM) -> bytes:
             array = np.ascontiguousarray(value.cpu().numpy())
             found.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).data)
     return found.digest()[:DIGEST_BYTES]
+
+
+# ---- progress ----
+
+
+Progress = Callable[[int, int], object]
+"""Told of the windows that the network has seen of a picture, and of those that it will
+have seen at the end, as far as is known yet."""
+
+
+class _Count:
+    """Windows that the network has seen of a picture, and those to come."""
+
+    def __init__(self, tell: Progress | None, size: tuple[int, int], overlap: int):
+        self.tell = tell or (lambda done, total: None)
+        self.windows = math.prod(len(window_starts(side, overlap)) for side in size)
+        self.done = self.total = 0
+
+    def plan(self, passes: int) -> None:
+        """The network is to see the picture so often from now on."""
+        self.total = self.done + passes * self.windows
+        self.tell(self.done, self.total)
+
+    def __call__(self, windows: int) -> None:
+        self.done += windows
+        self.total = max(self.total, self.done)
+        self.tell(self.done, self.total)
 
 
 # ---- pictures ----
@@ -243,6 +277,14 @@ def _indexes(levels: np.ndarray, palette: bytes) -> np.ndarray:
 # ---- encoding ----
 
 
+class QualityWarning(UserWarning):
+    """A file is not as good as was wanted, for it had to be small."""
+
+
+SEARCH = 7
+"""Passes, about, of the search for the smallest file of a quality."""
+
+
 @torch.no_grad()
 def encode(
     image: Image.Image,
@@ -255,6 +297,7 @@ def encode(
     bpp: float | None = None,
     min_psnr: float | None = None,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> bytes:
     """A file of an image, exact if nothing limits it.
 
@@ -270,9 +313,14 @@ def encode(
         min_psnr: quality in dB that is enough (RGB, of ``"denoise"``); no limit above
             is exceeded for it.
         device: where the network runs.
+        progress: told of windows that the network has seen, and of those in all; this
+            number changes when coding ends early, and both are the same at the end.
 
     Raises:
         ValueError: another kind of image, or limits that cannot be met.
+
+    Warns:
+        QualityWarning: a limit does not let ``min_psnr`` be reached.
     """
     if 0 in image.size:
         raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
@@ -280,6 +328,11 @@ def encode(
     height, width = array.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
     net = codec.prepare(arithmetic, codec.net.config.overlap)
+    if stage is not None and not 1 <= stage <= net.n_stages:
+        raise ValueError(
+            f"stage must be in 1..{net.n_stages}, got {stage}: {codec.name} has "
+            f"{net.n_stages} stages, and all of them are exact"
+        )
     net.quality = net.n_stages if stage is None else stage
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
@@ -289,10 +342,17 @@ def encode(
 
     levels = torch.from_numpy(array).permute(2, 0, 1)[None]
     levels = levels.to(net.denoiser.conv_in.weight.device)
-    encoder, listed, enough = StreamEncoder(), [], False
-    for latent, found in net.encode_stages(levels, encoder, seed):
+    psnr = functools.partial(_psnr, net, levels, seed)
+    count = _Count(progress, image.size, net.config.overlap)
+    # a stage's quality is seen by the next one's pass
+    passes = net.quality + (min_psnr is not None)
+    count.plan(min(passes, net.config.n_timesteps))
+    encoder, listed, reached, enough = StreamEncoder(), [], 0.0, False
+    for latent, found in net.encode_stages(levels, encoder, seed, count):
         listed.append(found)
-        enough = min_psnr is not None and _psnr(net, latent, levels, seed) >= min_psnr
+        if min_psnr is not None:
+            reached = psnr(latent)
+            enough = reached >= min_psnr
         if enough or sum(map(len, encoder.segments())) >= limit:
             break
     strings = net.join(listed, encoder)
@@ -311,8 +371,22 @@ def encode(
     )
     start = header.pack()
     check_limit(limit, len(start))
-    if enough and min_psnr is not None:
-        limit = min(limit, len(start) + _smallest(net, levels, strings, min_psnr, seed))
+    if min_psnr is not None:
+        room = limit - len(start)
+        if enough or room < sum(map(len, strings)):
+            n, T = len(strings), net.config.n_timesteps
+            count.plan(min(n, T) + (n < T) * (SEARCH if enough else 1))
+            decoder = PictureDecoder(net, (height, width), seed, count)
+            room, reached = _smallest(decoder, strings, room, reached, min_psnr, psnr)
+            limit = len(start) + room
+        if reached < min_psnr:
+            warnings.warn(
+                f"{reached:.2f} dB of the {min_psnr:g} wanted: "
+                "raise the limit of bytes or of stages for more",
+                QualityWarning,
+                stacklevel=3,
+            )
+    count.plan(0)
     return (start + b"".join(strings))[:limit]
 
 
@@ -321,25 +395,42 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _psnr(net: UQDM, latent: Latent, levels: Tensor, seed: int) -> float:
+def _psnr(net: UQDM, levels: Tensor, seed: int, latent: Latent) -> float:
     error = net.reconstruct(latent, "denoise", seed).double() - levels
     mse = float(error.square().mean())
     return 10 * float(np.log10(255**2 / mse)) if mse else float("inf")
 
 
 def _smallest(
-    net: UQDM, levels: Tensor, strings: list[bytes], min_psnr: float, seed: int
-) -> int:
-    """Bytes of these strings that reach a PSNR, where all but the last do not."""
-    decoder = PictureDecoder(net, levels.shape[2:], seed)
-    for string in strings[:-1]:
+    decoder: PictureDecoder,
+    strings: list[bytes],
+    room: int,
+    reached: float,
+    min_psnr: float,
+    psnr: Callable[[Latent], float],
+) -> tuple[int, float]:
+    """Bytes of these strings that reach a PSNR, ``room`` at most, and what they reach.
+
+    All strings together reach the PSNR ``reached``, all but the last one less than is
+    wanted.
+    """
+    ends = list(itertools.accumulate(map(len, strings), initial=0))
+    room = min(room, ends[-1])
+    last = max(bisect.bisect_left(ends, room) - 1, 0)  # the string that room ends in
+    part = strings[last][: room - ends[last]]
+    for string in strings[:last]:
         decoder.append(string)
-    low, high = 0, len(strings[-1])
-    while high - low > max(1, len(strings[-1]) // 64):
+    if room < ends[-1]:
+        reached = psnr(decoder.look(part))
+    low, high = 0, len(part)
+    while reached >= min_psnr and high - low > max(1, len(part) // 64):
         middle = (low + high) // 2
-        reached = _psnr(net, decoder.look(strings[-1][:middle]), levels, seed)
-        low, high = (low, middle) if reached >= min_psnr else (middle, high)
-    return sum(map(len, strings[:-1])) + high
+        found = psnr(decoder.look(part[:middle]))
+        if found >= min_psnr:
+            high, reached = middle, found
+        else:
+            low = middle
+    return ends[last] + high, reached
 
 
 def save(
@@ -372,6 +463,7 @@ class StreamingDecoder:
             in the zoo.
         device: where the network runs.
         max_pixels: largest picture to accept.
+        progress: as of :func:`encode`; the number in all is that of the whole file.
 
     Attributes:
         header: the file's header, once it has arrived.
@@ -382,7 +474,9 @@ class StreamingDecoder:
         model: str | Codec | None = None,
         device: str = "cpu",
         max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
     ):
+        self.progress = progress
         self.model, self.device, self.max_pixels = model, device, max_pixels
         self.header: Header | None = None
         self._data = bytearray()
@@ -450,7 +544,10 @@ class StreamingDecoder:
                 f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
             )
         width, height = header.size
-        return PictureDecoder(net, (height, width), header.seed)
+        count = _Count(self.progress, header.size, header.overlap)
+        # the picture of a latent takes one more pass than the stages up to it
+        count.plan(min(len(header.lengths) + 1, net.config.n_timesteps))
+        return PictureDecoder(net, (height, width), header.seed, count)
 
     @property
     def net(self) -> UQDM | None:

@@ -26,7 +26,7 @@ from .diffusion import (
     sharpness,
     x_to_levels,
 )
-from .windows import run_in_windows
+from .windows import Progress, ignore, run_in_windows
 
 __all__ = ["DiffusionModel", "Latent", "Prediction", "Reconstruction"]
 
@@ -51,12 +51,14 @@ class Latent:
     """A picture of which ``stage`` stages are known.
 
     ``z`` is then z_t at t = 1 - stage / T, and ``levels`` the pixels once all are.
+    ``progress`` is told of the windows that the network sees.
     """
 
     model: "DiffusionModel"
     z: Tensor
     stage: int = 0
     levels: Tensor | None = None
+    progress: Progress = ignore
 
     @functools.cached_property
     def step(self) -> Step:
@@ -64,11 +66,11 @@ class Latent:
 
     @functools.cached_property
     def prediction(self) -> Prediction:
-        return self.model.predict(self.z, self.step)
+        return self.model.predict(self.z, self.step, self.progress)
 
     def next(self, y: Tensor) -> "Latent":
         """The picture one stage on, where the latent is y, in units of Delta."""
-        return Latent(self.model, self.step.delta * y, self.stage + 1)
+        return replace(self, z=self.step.delta * y, stage=self.stage + 1)
 
 
 class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
@@ -138,7 +140,9 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             )
         self._quality = int(quality)
 
-    def run_network(self, z_t: Tensor, gamma_t: Tensor) -> list[Tensor]:
+    def run_network(
+        self, z_t: Tensor, gamma_t: Tensor, progress: Progress = ignore
+    ) -> list[Tensor]:
         """``eps_hat`` and ``scale_factor`` at z_t, ``[B, 3, H, W]``, by windows.
 
         ``gamma_t`` is one number, or one for each of the B.
@@ -155,11 +159,11 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
         batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
         if not weight.is_cuda and weight.dtype == torch.float64:
             batch = max(1, batch // 4)
-        return run_in_windows(network, z_t, self.config.overlap, batch)
+        return run_in_windows(network, z_t, self.config.overlap, batch, progress)
 
-    def predict(self, z_t: Tensor, step: Step) -> Prediction:
+    def predict(self, z_t: Tensor, step: Step, progress: Progress = ignore) -> Prediction:
         """What the network says at z_t, ``[B, 3, H, W]``."""
-        eps_hat, scale_factor = self.run_network(z_t, step.gamma_t)
+        eps_hat, scale_factor = self.run_network(z_t, step.gamma_t, progress)
         x_hat = step.denoise(z_t, eps_hat)
         means = step.mean(z_t, x_hat) / step.delta
         scales = step.prior_scale(scale_factor) / step.delta
@@ -233,11 +237,13 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             out["x_hats"] = x_hats
         return out
 
-    def first_latent(self, shape: Sequence[int], seed: int) -> Latent:
+    def first_latent(
+        self, shape: Sequence[int], seed: int, progress: Progress = ignore
+    ) -> Latent:
         """z_1 of one image of shape (3, H, W), of which nothing is known yet."""
         weight = self.denoiser.conv_in.weight
         z_1 = prior_sample(seed, tuple(shape)).to(weight.device, self._dtype)
-        return Latent(self, z_1[None])
+        return Latent(self, z_1[None], progress=progress)
 
     def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
         """Levels 0..255 of images that share the seed."""
@@ -255,7 +261,7 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
                 z = step.delta * self._sample(latent, seed)
             else:
                 z = step.flow(latent.z, p.eps_hat)
-            latent = Latent(self, z, latent.stage + 1)
+            latent = replace(latent, z=z, stage=latent.stage + 1)
         positions = x_to_levels(latent.z / alpha_0)
         if method == "ancestral":
             kappa = sharpness(last.gamma_s)

@@ -13,6 +13,7 @@ from ..entropy_models.coder import (
 from ..entropy_models.guard import Guard
 from .base import Latent
 from .uqdm import UQDM
+from .windows import Progress, ignore
 
 __all__ = ["PictureDecoder"]
 
@@ -24,14 +25,17 @@ class PictureDecoder:
         net: the model that it was encoded with.
         shape: (H, W).
         seed: the encoder's.
+        progress: told of the windows that the network sees.
 
     Attributes:
         latent: what is known so far; ``latent.stage`` stages are.
     """
 
-    def __init__(self, net: UQDM, shape: Sequence[int], seed: int):
+    def __init__(
+        self, net: UQDM, shape: Sequence[int], seed: int, progress: Progress = ignore
+    ):
         self.net, self.seed = net, seed
-        self.latent = net.first_latent((3, *shape), seed)
+        self.latent = net.first_latent((3, *shape), seed, progress)
         self._segments: list[bytes] = []
         self._written = Written()
 

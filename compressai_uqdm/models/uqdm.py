@@ -19,6 +19,7 @@ from ..entropy_models.uniform_noise import UniformNoiseConditional
 from .base import DiffusionModel, Latent, Reconstruction
 from .config import UQDMConfig
 from .diffusion import levels_to_x, prior_kl, sharpness, x_to_levels
+from .windows import Progress, ignore
 
 __all__ = ["UQDM", "ContextUQDM"]
 
@@ -142,7 +143,11 @@ class UQDM(DiffusionModel):
         )
 
     def encode_stages(
-        self, levels: Tensor, encoder: StreamEncoder, seed: int
+        self,
+        levels: Tensor,
+        encoder: StreamEncoder,
+        seed: int,
+        progress: Progress = ignore,
     ) -> Iterator[tuple[Latent, bytes]]:
         """Code an image, ``[1, 3, H, W]``, into a stream.
 
@@ -152,7 +157,7 @@ class UQDM(DiffusionModel):
         """
         guard = WrittenGuard() if self.portable else Guard()
         x = levels_to_x(levels, self._dtype)
-        latent = self.first_latent(levels.shape[1:], seed)
+        latent = self.first_latent(levels.shape[1:], seed, progress)
         for prior in self.priors[: self.quality]:
             step, p = latent.step, latent.prediction
             y = step.mean(latent.z, x) / step.delta

@@ -6,10 +6,17 @@ import torch
 
 from torch import Tensor
 
-__all__ = ["WINDOW", "run_in_windows", "window_starts"]
+__all__ = ["WINDOW", "Progress", "ignore", "run_in_windows", "window_starts"]
 
 WINDOW = 64
 """Side of a window, the size that the published models were trained at."""
+
+Progress = Callable[[int], None]
+"""It is told how many windows the network has just seen."""
+
+
+def ignore(n: int) -> None:
+    """Nobody wants to know."""
 
 
 def window_starts(size: int, overlap: int) -> list[int]:
@@ -26,7 +33,11 @@ def _profile(size: int, overlap: int) -> Tensor:
 
 
 def run_in_windows(
-    network: Callable[[Tensor], Sequence[Tensor]], z: Tensor, overlap: int, batch: int
+    network: Callable[[Tensor], Sequence[Tensor]],
+    z: Tensor,
+    overlap: int,
+    batch: int,
+    progress: Progress = ignore,
 ) -> list[Tensor]:
     """Run a network window by window and blend what it gives.
 
@@ -38,6 +49,7 @@ def run_in_windows(
         z: input, ``[B, C, H, W]``.
         overlap: pixels that neighbouring windows share, 0..63.
         batch: windows at a time; memory grows with it.
+        progress: told of every batch, in windows of one image.
 
     Returns:
         the network's outputs on the whole image, each ``[B, C, H, W]``.
@@ -47,7 +59,9 @@ def run_in_windows(
     rows, columns = window_starts(H, overlap), window_starts(W, overlap)
     corners = [(y, x) for y in rows for x in columns]
     if len(corners) == 1:
-        return list(network(z))
+        outputs = list(network(z))
+        progress(1)
+        return outputs
 
     row, column = _profile(h, overlap), _profile(w, overlap)
     weight = (row[:, None] * column).to(z)
@@ -57,7 +71,7 @@ def run_in_windows(
     for x in columns:
         total_column[x : x + w] += column
 
-    outputs: list[Tensor] = []
+    outputs = []
     step = max(1, batch // B)
     for first in range(0, len(corners), step):
         chunk = corners[first : first + step]
@@ -68,5 +82,6 @@ def run_in_windows(
         for output, result in zip(outputs, results):
             for (y, x), r in zip(chunk, result.split(B)):
                 output[:, :, y : y + h, x : x + w] += weight * r
+        progress(len(chunk))
     norm_row, norm_column = 1 / total_row.to(z), 1 / total_column.to(z)
     return [output.mul_(norm_column).mul_(norm_row[:, None]) for output in outputs]
