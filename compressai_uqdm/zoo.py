@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import huggingface_hub
 
 from compressai import zoo as compressai_zoo
 from huggingface_hub.utils import (
+    LocalEntryNotFoundError,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
@@ -120,10 +121,7 @@ def find_weights(name: str, progress: bool = True) -> Path:
     if not progress:
         disable_progress_bars()
     try:
-        paths = [
-            Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, f"checkpoints/{name}/{f}"))
-            for f in FILES
-        ]
+        paths = _download([f"checkpoints/{name}/{file}" for file in FILES])
     except Exception as error:  # those of huggingface_hub and of its HTTP library
         looked.append(f"the Hub's {HUB_REPOSITORY}, checkpoints/{name} ({error})")
         raise FileNotFoundError(
@@ -136,6 +134,27 @@ def find_weights(name: str, progress: bool = True) -> Path:
             enable_progress_bars()
     _check_digest(name, paths[1])
     return paths[1].parent
+
+
+def _download(files: Sequence[str]) -> list[Path]:
+    """Files of the Hub, or of its cache where the Hub cannot be reached."""
+    unreachable = None
+    try:  # once: hf_hub_download asks six times within half a minute, and logs each
+        url = huggingface_hub.hf_hub_url(HUB_REPOSITORY, files[0])
+        huggingface_hub.get_hf_file_metadata(url)
+    except Exception as error:  # those of the HTTP library too
+        unreachable = error
+    try:
+        return [
+            Path(
+                huggingface_hub.hf_hub_download(
+                    HUB_REPOSITORY, file, local_files_only=unreachable is not None
+                )
+            )
+            for file in files
+        ]
+    except LocalEntryNotFoundError as error:
+        raise unreachable or error from error
 
 
 def _check_digest(name: str, path: Path) -> None:
