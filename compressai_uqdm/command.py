@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .atomic import write_atomically
 from .container import (
@@ -29,7 +29,7 @@ from .varint import DamagedStringError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .models import UQDM
+    from .files import StreamingDecoder
 
 __all__ = ["main"]
 
@@ -38,6 +38,7 @@ PICTURES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 )
+NOT_OURS = (*PICTURES, ".avif", ".heic", ".jp2", ".jxl")
 STANDARD = Path("-")  # standard input or output
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
@@ -46,7 +47,7 @@ EPILOG = """\
 files, not those of folders in it), the output is a folder.
 
 exit codes: 0, all went well; 1, something failed, and standard error has a line for each
-input that did; 2, the command line is wrong.
+input that did, or one for all; 2, the command line is wrong; 130, interrupted.
 """
 
 
@@ -54,11 +55,15 @@ class UsageError(Exception):
     """The command line asks for what cannot be."""
 
 
+class Failure(Exception):
+    """Something is missing that every input needs."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``uqdm`` with these arguments, or those of the process.
 
     Returns:
-        the exit code, 0 or 1.
+        the exit code, 0, 1 or 130.
 
     Raises:
         SystemExit: with the exit code 2, if the arguments are wrong.
@@ -76,8 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     except BrokenPipeError:  # whoever read our output has gone: nothing is left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Failure, OSError) as error:
+        _say(_told(error))
     except KeyboardInterrupt:
         _say("interrupted")
+        return 130  # as of a shell's commands that SIGINT ended
     return 1
 
 
@@ -89,13 +97,9 @@ def encode(options: argparse.Namespace) -> int:
     pairs = _pairs(options.paths, PICTURES, FILE)
     from PIL import Image, UnidentifiedImageError
 
-    from . import files
-
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit
-    _use_threads(options.threads)
 
     def work(source: Path, target: Path) -> None:
-        _check_target(target, options.force)
         data = _read(source)
         try:
             opened = Image.open(io.BytesIO(data))
@@ -107,10 +111,16 @@ def encode(options: argparse.Namespace) -> int:
                     f"the picture has {image.width} x {image.height} pixels, more than "
                     f"the limit of {options.max_pixels} (--max-pixels)"
                 )
-            codec = files.open_codec(options.model or files.DEFAULT_MODEL, options.device)
-            net = codec.prepare(options.arithmetic, codec.net.config.overlap)
-            stages = min(options.stage or net.n_stages, net.config.n_timesteps)
-            with _progress(net, source, image.size, stages):
+            _prepare_network(options)
+            from . import files
+
+            try:
+                codec = files.open_codec(
+                    options.model or files.DEFAULT_MODEL, options.device
+                )
+            except (OSError, ValueError) as error:
+                raise Failure(_told(error)) from error
+            with _notes(source, files.QualityWarning), _progress(source) as progress:
                 data = files.encode(
                     image,
                     codec,
@@ -120,10 +130,11 @@ def encode(options: argparse.Namespace) -> int:
                     max_bytes=options.max_bytes,
                     bpp=options.bpp,
                     min_psnr=options.min_psnr,
+                    progress=progress,
                 )
         _write(target, data)
 
-    return _each(pairs, work)
+    return _each(pairs, work, options.force)
 
 
 def decode(options: argparse.Namespace) -> int:
@@ -133,62 +144,70 @@ def decode(options: argparse.Namespace) -> int:
         pairs = [(s, None) for s in _inputs(options.paths, (FILE,))]
     else:
         pairs = _pairs(options.paths, (FILE,), ".png")
-    from . import files
-
-    _use_threads(options.threads)
+    missing: dict[str, FileNotFoundError] = {}
 
     def work(source: Path, target: Path | None) -> None:
-        if target:
-            _picture_format(target)
-            _check_target(target, options.force)
         data = _read(source, options.max_bytes or -1)
         if options.stage is not None:
             data = truncate_data(data, stage=options.stage)
         header, start = _header(data, options.max_pixels)
-        decoder = files.StreamingDecoder(options.model, options.device, options.max_pixels)
-        decoder.feed(data[:start])
-        assert decoder.net is not None
         pieces = list(_pieces(header, data, start))
-        with _progress(decoder.net, source, header.size, len(pieces)):
+        stages: list[Path | None] = [None] * len(pieces)
+        if options.progressive:
+            folder = Path(options.progressive)
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, (piece, length) in enumerate(zip(pieces, header.lengths)):
+                cut = "-cut" if len(piece) < length else ""
+                path = folder / f"{_stem(source)}.stage{i + 1}{cut}.png"
+                _check_target(path, options.force)
+                stages[i] = path
+        _prepare_network(options)
+        with _progress(source) as progress:
+            decoder = _decoder(options, header, data[:start], missing, progress)
             try:
-                for stage, piece in enumerate(pieces, 1):
+                for piece, stage in zip(pieces, stages):
                     decoder.feed(piece)
-                    if options.progressive:
+                    if stage:
                         picture = decoder.picture(options.reconstruction)
-                        cut = "" if decoder.stages == stage else "-cut"
-                        name = f"{_stem(source)}.stage{stage}{cut}.png"
-                        path = Path(options.progressive) / name
-                        _check_target(path, options.force)
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        _write(path, _as_bytes(picture.image, path))
+                        _write(stage, _as_bytes(picture.image, stage))
                 picture = decoder.picture(options.reconstruction)
-            except DamagedStringError:
+            except DamagedStringError as error:
                 if not options.partial:
-                    raise
+                    raise _with_remedy(error, header, decoder.stages) from error
                 picture = decoder.picture(options.reconstruction)
+        there = _stages(header, picture.stages, picture.share)
+        asked = options.stage or len(header.lengths)
         if picture.damage:
             whole = _stages(header, picture.stages, 0)
             _say(f"{_name(source)}: {picture.damage}; the picture is of {whole}")
-        elif picture.stages < len(header.lengths):
-            there = _stages(header, picture.stages, picture.share)
+        elif picture.stages < min(asked, len(header.lengths)):
             _say(f"{_name(source)}: cut short: {there}")
+        elif asked > len(header.lengths):
+            _say(f"{_name(source)}: no stage {asked} in it: the picture is of {there}")
         if target:
             _write(target, _as_bytes(picture.image, target))
 
-    return _each(pairs, work)
+    return _each(pairs, work, options.force)
 
 
 def truncate(options: argparse.Namespace) -> int:
     """Files to shorter ones."""
 
     def work(source: Path, target: Path) -> None:
-        _check_target(target, options.force)
         limits = {name: getattr(options, name) for name in ("stage", "max_bytes", "bpp")}
-        _write(target, truncate_data(_read(source), **limits))
+        data = _read(source)
+        cut = truncate_data(data, **limits)
+        _write(target, cut)
+        if len(cut) == len(data):
+            stages = len(_header(data, 1 << 70)[0].lengths)
+            _say(
+                f"{_name(source)}: not shortened: it has {len(data)} bytes, of {stages} "
+                "stages, which is within the limit; give a smaller one"
+            )
 
     if options.stage is options.max_bytes is options.bpp is None:
         raise UsageError("expected a limit: --stage, --max-bytes or --bpp")
-    return _each(_pairs(options.paths, (FILE,), FILE), work)
+    return _each(_pairs(options.paths, (FILE,), FILE), work, options.force)
 
 
 def info(options: argparse.Namespace) -> int:
@@ -223,21 +242,21 @@ def info(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Decode files, and say how much of them is whole."""
     inputs = _inputs(options.paths, (FILE,))
-    from . import files
-
-    _use_threads(options.threads)
+    missing: dict[str, FileNotFoundError] = {}
 
     def work(source: Path, _: None) -> None:
         data = _read(source)
         header, start = _header(data, options.max_pixels)
-        decoder = files.StreamingDecoder(options.model, options.device, options.max_pixels)
-        decoder.feed(data[:start])
-        assert decoder.net is not None
-        stages = sum(1 for _ in _pieces(header, data, start))
-        with _progress(decoder.net, source, header.size, stages):
-            decoder.feed(data[start:])
-            if decoder.stages == decoder.net.n_stages:
-                decoder.picture()
+        _prepare_network(options)
+        with _progress(source) as progress:
+            decoder = _decoder(options, header, data[:start], missing, progress)
+            assert decoder.net is not None
+            try:
+                decoder.feed(data[start:])
+                if decoder.stages == decoder.net.n_stages:
+                    decoder.picture()
+            except DamagedStringError as error:
+                raise _with_remedy(error, header, decoder.stages) from error
         end = start + sum(header.lengths[: decoder.stages])
         share = (len(data) - end) / header.lengths[decoder.stages] if data[end:] else 0
         exact = "exact, " if decoder.stages == decoder.net.n_stages else ""
@@ -246,6 +265,59 @@ def verify(options: argparse.Namespace) -> int:
         print(f"{_name(source)}: {exact}{there}{unchecked}", flush=True)
 
     return _each([(source, None) for source in inputs], work)
+
+
+# ---- the network ----
+
+
+def _prepare_network(options: argparse.Namespace) -> None:
+    """Import PyTorch, and have it use these threads and this device.
+
+    Raises:
+        Failure: there is no such device.
+    """
+    import torch
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        torch.zeros(1, device=options.device).item()
+    except Exception as error:  # of many kinds
+        raise Failure(
+            f"PyTorch cannot use the device {options.device!r} here: leave --device out to "
+            "run on the CPU"
+        ) from error
+
+
+def _decoder(
+    options: argparse.Namespace,
+    header: Header,
+    start: bytes,
+    missing: dict[str, FileNotFoundError],
+    progress: Callable[[int, int], None],
+) -> "StreamingDecoder":
+    """A decoder that has seen the header. It does not seek a missing model once more."""
+    from .files import StreamingDecoder
+
+    name = options.model or header.model
+    if name in missing:
+        raise missing[name]
+    decoder = StreamingDecoder(options.model, options.device, options.max_pixels, progress)
+    try:
+        decoder.feed(start)
+    except FileNotFoundError as error:
+        missing[name] = error
+        raise
+    return decoder
+
+
+def _with_remedy(
+    error: DamagedStringError, header: Header, stages: int
+) -> DamagedStringError:
+    if not stages:
+        return error
+    whole = _stages(header, stages, 0)
+    return DamagedStringError(f"{error}; uqdm decode --partial keeps {whole}")
 
 
 # ---- inputs and outputs ----
@@ -273,32 +345,58 @@ def _pairs(
         raise UsageError("expected an input and an output")
     inputs, output = _inputs(paths[:-1], suffixes), Path(paths[-1])
     into_folder = len(paths) > 2 or Path(paths[0]).is_dir()
+    suffix = output.suffix.lower()
     if not into_folder and not output.is_dir():
+        if new == FILE and suffix in NOT_OURS:
+            raise UsageError(f"{output} is the name of a picture: expected one in {FILE}")
+        if new != FILE:
+            _picture_format(output)
         return [(inputs[0], output)]
     if STANDARD in inputs or output == STANDARD:
         raise UsageError("standard input or output goes with one file")
     if output.exists() and not output.is_dir():
         raise UsageError(f"of several inputs, the output is a folder: {output} is none")
+    if not output.exists() and suffix in (FILE, *NOT_OURS):
+        raise UsageError(
+            f"of several inputs, the output is a folder: {output} is the name of a file"
+        )
     output.mkdir(parents=True, exist_ok=True)
     return [(source, output / (source.stem + new)) for source in inputs]
 
 
-def _each(pairs: Sequence[tuple[Path, Path | None]], work: Callable[..., None]) -> int:
-    """Work on every input; an error in one does not stop the others."""
-    failed, targets = False, set[Path]()
-    for source, target in pairs:
+def _each(
+    pairs: Sequence[tuple[Path, Path | None]],
+    work: Callable[..., None],
+    force: bool = False,
+) -> int:
+    """Work on every input; an error in one does not stop the others.
+
+    What is wrong with the names of inputs and outputs is told of all before any work.
+    """
+    targets: set[Path] = set()
+
+    def check(source: Path, target: Path | None) -> None:
+        if source != STANDARD:
+            source.stat()
+        if target in targets:
+            raise ValueError(f"another input goes to {target}")
+        if target is not None and target != STANDARD:
+            targets.add(target)
+            _check_target(target, force)
+
+    def succeeds(step: Callable[..., None], source: Path, target: Path | None) -> bool:
         try:
-            if target is not None:
-                if target in targets:
-                    raise ValueError(f"another input went to {target}")
-                targets.add(target)
-            work(source, target)
-        except BrokenPipeError:
+            step(source, target)
+        except (BrokenPipeError, Failure):
             raise
         except Exception as error:  # Pillow's and PyTorch's are of many kinds
             _say(f"{_name(source)}: {_told(error)}")
-            failed = True
-    return int(failed)
+            return False
+        return True
+
+    checked = [pair for pair in pairs if succeeds(check, *pair)]
+    done = [pair for pair in checked if succeeds(work, *pair)]
+    return int(len(done) < len(pairs))
 
 
 def _told(error: Exception) -> str:
@@ -307,7 +405,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         path = error.filename if error.filename is not None else ""
         return f"{error.strerror}{': ' * bool(path)}{path}"
-    if isinstance(error, (ValueError, OSError)) and text:
+    if isinstance(error, (ValueError, OSError, Failure)) and text:
         return text
     return f"{type(error).__name__}: {text}"
 
@@ -320,8 +418,13 @@ def _read(source: Path, limit: int = -1) -> bytes:
 
 
 def _check_target(target: Path, force: bool) -> None:
-    if target.is_file() and not force:
-        raise ValueError(f"{target} exists: give --force to replace it")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: expected the name of a file")
+    if target.exists():
+        if target.is_file() and not force:
+            raise ValueError(f"{target} exists: give --force to replace it")
+    elif not target.parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent}: make it first")
 
 
 def _write(target: Path, data: bytes) -> None:
@@ -340,7 +443,7 @@ def _picture_format(target: Path) -> str:
     Image.init()
     name = Image.registered_extensions().get(suffix, "")
     if name not in Image.SAVE:
-        raise ValueError(f"no picture can be written as {target.name}: try .png")
+        raise UsageError(f"no picture can be written as {target.name}: try .png")
     return name
 
 
@@ -394,45 +497,56 @@ def _say(message: str) -> None:
     print(f"uqdm: {message}", file=sys.stderr, flush=True)
 
 
-def _use_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
+@contextmanager
+def _notes(source: Path, category: type[Warning]) -> Iterator[None]:
+    """Warnings of a category become lines."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", category)
+        yield
+    for warning in caught:
+        _say(f"{_name(source)}: {warning.message}")
 
 
 @contextmanager
-def _progress(net: "UQDM", source: Path, size: tuple[int, int], n: int) -> Iterator[None]:
-    """A bar on a terminal, of the windows that the network sees in n passes."""
+def _progress(source: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, for windows that the network has seen and those in all."""
     from tqdm import tqdm
 
-    from .models.windows import window_starts
-
-    windows = n
-    for side in size:
-        windows *= len(window_starts(side, net.config.overlap))
     with tqdm(
-        total=windows, desc=_name(source), unit="window", disable=None, leave=False
+        desc=_name(source), unit="window", disable=None, leave=False, delay=1e-9
     ) as bar:
-        hook = net.denoiser.register_forward_hook(lambda _, z, __: bar.update(len(z[0])))
-        try:
-            yield
-        finally:
-            hook.remove()
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.reset()  # time runs from here on, not from when the model was opened
+            if total != bar.total:
+                bar.total = total
+                bar.refresh()
+            bar.update(done - bar.n)
+
+        yield show
+        bar.total = bar.n  # a file that is cut short has less than it tells of
+        bar.refresh()
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text}")
+    return int(text)
 
 
-_positive.__name__ = "number from 1 on"  # as argparse tells of it
+class Parser(argparse.ArgumentParser):
+    """It tells of errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            2, f"{self.prog}: {message}; {self.prog} --help tells what can be given\n"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="uqdm",
         description="Pictures in progressive .uqdm files, any beginning of which decodes.",
         epilog=EPILOG,

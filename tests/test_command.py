@@ -1,20 +1,26 @@
 """The command line, mostly as a process of its own."""
 
+import dataclasses
 import io
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from PIL import Image
 
 from compressai_uqdm.command import main
+from compressai_uqdm.container import parse_header
 
 pytestmark = pytest.mark.usefixtures("zoo")
 
@@ -88,6 +94,7 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(command) == 1
         message = capsys.readouterr().err
         assert message.startswith("uqdm: bad.uqdm: string of stage 4 is damaged")
+        assert "decode --partial keeps 3 of 5 stages" in message
         assert message.count("\n") == 1
     assert not Path("bad.png").exists()
     assert main(["decode", "bad.uqdm", "--partial", "bad.png"]) == 0
@@ -112,7 +119,7 @@ def test_several_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -
         "broken.png",
         "c.png",
     ]
-    assert "another input went to" in errors[0]
+    assert "another input goes to" in errors[0]
     assert sorted(os.listdir("out")) == ["a.uqdm", "b.uqdm"]
     assert main(["decode", "out", "back"]) == 0
     assert sorted(os.listdir("back")) == ["a.png", "b.png"]
@@ -128,10 +135,10 @@ def test_existing_files_are_kept(folder: Path, capsys: pytest.CaptureFixture[str
     assert "a.uqdm exists: give --force" in capsys.readouterr().err
     assert Path("a.uqdm").read_text() == "dear to someone"
     assert main(["encode", "a.png", "a.uqdm", "--stage", "1", "--force"]) == 0
-    for command in (["truncate", "--stage", "1"], ["decode"]):
-        Path("out.png").write_text("dear")
-        assert main([*command, "a.uqdm", "out.png"]) == 1
-        assert Path("out.png").read_text() == "dear"
+    for command, out in (("truncate --stage 1", "out.uqdm"), ("decode", "out.png")):
+        Path(out).write_text("dear")
+        assert main([*command.split(), "a.uqdm", out]) == 1
+        assert Path(out).read_text() == "dear"
 
 
 def test_limits(folder: Path) -> None:
@@ -154,15 +161,27 @@ def test_limits(folder: Path) -> None:
         ["encode", "a.png", "a.uqdm", "--arithmetic", "float16"],
         ["encode", "a.png", "a.uqdm", "--nonsense"],
         ["decode", ".", "out"],
+        ["encode", "a.png", "a.uqdm", "--threads", "0"],
+        ["encode", "a.png", "x.png"],
+        ["encode", "a.png", "x.JPG"],
+        ["encode", "a.png", "a.png", "solo.uqdm"],
+        ["encode", ".", "solo.uqdm"],
+        ["decode", "a.uqdm", "b.uqdm"],
+        ["decode", "a.uqdm", "b.nothing"],
+        ["decode", "a.uqdm", "b.uqdm", "solo.png"],
         ["truncate", "a.uqdm", "b.uqdm"],
+        ["truncate", "a.uqdm", "b.png", "--stage", "1"],
         ["paint", "a.png"],
     ],
     ids=" ".join,
 )
-def test_wrong_command_lines(folder: Path, arguments: list[str]) -> None:
+def test_wrong_command_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert os.listdir(".") == ["a.png"]
 
 
@@ -170,14 +189,11 @@ def test_wrong_command_lines(folder: Path, arguments: list[str]) -> None:
     ("arguments", "message"),
     [
         (["encode", "nothing.png", "b.uqdm"], "No such file or directory: nothing.png"),
-        (["encode", "a.png", "no/folder/b.uqdm"], "No such file or directory"),
-        (["encode", "a.png", "b.uqdm", "--model", "mine"], "no model 'mine'"),
+        (["encode", "a.png", "no/folder/b.uqdm"], "no folder no/folder: make it first"),
         (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
         (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
         (["encode", "a.png", "b.uqdm", "--stage", "6"], "in 1..5, got 6"),
-        (["encode", "a.png", "b.uqdm", "--device", "abacus"], "abacus"),
         (["decode", "a.png", "b.png"], "not a .uqdm file"),
-        (["decode", "a.png", "b.nothing"], "try .png"),
         (["info", "a.png"], "not a .uqdm file"),
     ],
 )
@@ -192,6 +208,87 @@ def test_errors_are_one_line(
     assert told.startswith(f"uqdm: {arguments[1]}: ") and told.count("\n") == 1
     assert message in told
     assert os.listdir(".") == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--model", "mine"], "no model 'mine'"),
+        (["--device", "abacus"], "cannot use the device 'abacus' here: leave --device out"),
+        pytest.param(
+            ["--device", "cuda"],
+            "cannot use the device 'cuda' here: leave --device out",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+        (["--device", "meta"], "cannot use the device 'meta' here"),
+    ],
+)
+def test_what_all_inputs_lack_is_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], option: list[str], message: str
+) -> None:
+    Image.open("a.png").save("b.png")
+    assert main(["encode", "a.png", "b.png", "out", *option]) == 1
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert os.listdir("out") == []
+
+
+def test_what_can_be_known_is_told_before_any_work(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all inputs; those that nothing is wrong with are worked on."""
+    for name in ("b.png", "c.png", "d.png"):
+        Image.open("a.png").save(name)
+    os.makedirs("out/d.uqdm")
+    Path("out/b.uqdm").write_text("dear")
+    inputs = ["a.png", "nothing.png", "b.png", "c.png", "d.png"]
+    Path("c.png").write_text("no picture")  # only work tells
+    assert main(["encode", *inputs, "out", "--stage", "1"]) == 1
+    told = [line.split(": ", 2)[1:] for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        ["nothing.png", "No such file or directory: nothing.png"],
+        ["b.png", "out/b.uqdm exists: give --force to replace it"],
+        ["d.png", "out/d.uqdm is a folder: expected the name of a file"],
+        ["c.png", "no picture that Pillow can read"],
+    ]
+    assert Path("out/a.uqdm").is_file() and Path("out/b.uqdm").read_text() == "dear"
+
+
+def test_limits_that_change_nothing_or_are_missed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> str:
+        text = capsys.readouterr().err
+        assert text.count("\n") == bool(text)
+        return text
+
+    assert main(["encode", "a.png", "a.uqdm", "--stage", "3"]) == 0
+    assert told() == ""
+    size = Path("a.uqdm").stat().st_size
+    assert main(["truncate", "a.uqdm", "b.uqdm", "--max-bytes", str(size)]) == 0
+    assert f"not shortened: it has {size} bytes, of 3 stages" in told()
+    assert Path("b.uqdm").read_bytes() == Path("a.uqdm").read_bytes()
+    assert main(["truncate", "a.uqdm", "c.uqdm", "--max-bytes", str(size - 1)]) == 0
+    assert told() == ""
+    assert main(["decode", "a.uqdm", "a9.png", "--stage", "9"]) == 0
+    assert "a.uqdm: no stage 9 in it: the picture is of 3 of 3 stages" in told()
+    assert main(["decode", "a.uqdm", "a3.png", "--stage", "3"]) == 0
+    assert main(["decode", "a.uqdm", "a2.png", "--stage", "2"]) == 0
+    assert told() == ""
+    assert main(["decode", "c.uqdm", "c3.png", "--stage", "3"]) == 0
+    assert "c.uqdm: cut short: 2 of 3 stages and " in told()
+
+    limits = ["--min-psnr", "40", "--max-bytes", "300"]
+    assert main(["encode", "a.png", "d.uqdm", *limits]) == 0
+    message = told()
+    assert Path("d.uqdm").stat().st_size == 300
+    assert main(["decode", "d.uqdm", "d.png"]) == 0
+    errors = np.array(Image.open("d.png"), float) - np.array(Image.open("a.png"), float)
+    reached = 10 * np.log10(255**2 / np.square(errors).mean())
+    assert message.startswith(f"uqdm: a.png: {reached:.2f} dB of the 40 wanted")
+    told()
+    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "5"]) == 0
+    assert told() == ""
 
 
 # ---- processes ----
@@ -222,17 +319,90 @@ def test_pipes(folder: Path) -> None:
 
 
 def test_no_network_library_where_none_runs(folder: Path) -> None:
-    """Help, info and truncate answer at once."""
+    """Help, info and truncate answer at once, and what is wrong is told at once."""
     script = (
         "import sys; from compressai_uqdm.command import main\n"
-        "try: main(sys.argv[1:])\n"
+        "try: sys.exit(main(sys.argv[1:]))\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    data = Path(__file__).parent / "data/v1-rgb.uqdm"
-    cut = ["truncate", str(data), "cut.uqdm", "--stage", "1"]
-    for arguments in (["--help"], ["info", str(data)], cut):
-        command = [sys.executable, "-c", script, *arguments]
-        assert subprocess.run(command, capture_output=True).returncode == 0
+    data = str(Path(__file__).parent / "data/v1-rgb.uqdm")
+    Path("old.uqdm").write_text("dear")
+    Path("text.png").write_text("no picture")
+    for code, command in (
+        (0, "--help"),
+        (0, f"info {data}"),
+        (0, f"truncate {data} cut.uqdm --stage 1"),
+        (1, "encode nothing.png n.uqdm"),
+        (1, "encode a.png missing_folder/a.uqdm"),
+        (1, "encode a.png old.uqdm"),
+        (1, "encode text.png text.uqdm"),
+        (1, "encode a.png a.uqdm --max-pixels 9"),
+        (2, "encode a.png x.png"),
+        (2, "encode a.png text.png solo.uqdm"),
+        (1, f"decode {data} missing_folder/a.png"),
+        (1, f"decode {data} a.png"),
+        (2, f"decode {data} x.uqdm"),
+        (1, "decode a.png b.png"),
+        (1, "decode nothing.uqdm --progressive stages"),
+        (1, "verify a.png nothing.uqdm"),
+    ):
+        line = [sys.executable, "-c", script, *command.split()]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == code, (command, done.stderr)
+        assert "AssertionError" not in done.stderr, command
+
+
+class Refusing(threading.Thread):
+    """A Hub that hangs up, and counts how often it is asked for a file."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.asked = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self.listener.accept()
+            self.asked += connection.recv(1 << 16).startswith(b"HEAD")
+            connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["refuses", "hangs up"])
+def test_weights_without_a_network(folder: Path, hub: str) -> None:
+    """The Hub is asked once a run, and a line or two tell what to do."""
+    server = Refusing()
+    port = server.listener.getsockname()[1]
+    if hub == "refuses":
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"
+    environment["HF_HOME"] = str(folder / "hub")
+    environment["COMPRESSAI_UQDM_ZOO"] = ""
+    os.mkdir("photographs")
+    for name in ("a", "b", "c"):
+        Image.open("a.png").save(f"photographs/{name}.png")
+    done = uqdm("encode", "photographs", "out", "--model", "uqdm-tiny", env=environment)
+    (line,) = done.stderr.decode().splitlines()
+    assert done.returncode == 1 and line.startswith("uqdm: no weights for uqdm-tiny; ")
+    assert "set COMPRESSAI_UQDM_ZOO to a folder" in line
+    assert server.asked == (hub == "hangs up")
+
+    # files of a model that is not there, among others
+    data = Path(__file__).parent.joinpath("data/v1-rgb.uqdm").read_bytes()
+    header, start = parse_header(data)  # type: ignore[misc]
+    other = dataclasses.replace(header, model="uqdm-tiny").pack() + data[start:]
+    Path("out/a.uqdm").write_bytes(other)
+    assert main(["encode", "a.png", "out/b.uqdm", "--stage", "1"]) == 0
+    Path("out/c.uqdm").write_bytes(other)
+    done = uqdm("decode", "out", "back", env=environment)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 1 and os.listdir("back") == ["b.png"]
+    starts = [f"uqdm: out/{name}.uqdm: no weights for uqdm-tiny; " for name in "ac"]
+    assert len(lines) == 2 and all(map(str.startswith, lines, starts))
+    assert server.asked == 2 * (hub == "hangs up")
 
 
 @pytest.mark.slow
