@@ -518,8 +518,8 @@ def _progress(source: Path) -> Iterator[Callable[[int, int], None]]:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:
-                bar.reset()  # time runs from here on, not from when the model was opened
-            if total != bar.total:
+                bar.reset(total)  # time runs from here on: the model has been opened
+            elif total != bar.total:
                 bar.total = total
                 bar.refresh()
             bar.update(done - bar.n)
