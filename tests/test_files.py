@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from PIL import Image
 
 import compressai_uqdm
 
-from compressai_uqdm import DamagedFileError, DamagedStringError, StreamingDecoder
+from compressai_uqdm import (
+    DamagedFileError,
+    DamagedStringError,
+    NotYetError,
+    StreamingDecoder,
+)
 from compressai_uqdm.atomic import write_atomically
 from compressai_uqdm.container import parse_header
 from compressai_uqdm.files import (
@@ -26,6 +32,7 @@ from compressai_uqdm.files import (
     encode,
     open_codec,
 )
+from compressai_uqdm.models.base import DiffusionModel
 
 DATA = Path(__file__).parent / "data"
 
@@ -287,6 +294,55 @@ def test_byte_by_byte_as_at_once(codec: Codec, data: bytes) -> None:
                 decoder.picture("flow_based"),
                 decode(data[: n + 1], model=codec, reconstruction="flow_based"),
             )
+
+
+def test_no_picture_before_the_header(codec: Codec, data: bytes) -> None:
+    """That is no damage, and no obstacle to what comes next."""
+    decoder = StreamingDecoder(codec)
+    for n in range(starts(data)[0]):
+        assert decoder.feed(data[:0] if n == 0 else data[n - 1 : n]) == 0
+        with pytest.raises(NotYetError, match=f"not whole after {n} bytes"):
+            decoder.picture()
+        assert decoder.header is None
+    assert decoder.feed(data[n:]) == 5
+    assert decoder.picture().exact
+
+
+def test_what_feed_refused_has_no_picture(codec: Codec, data: bytes) -> None:
+    """Not even one to come: the error is the same again."""
+    for decoder, bad, kind, message in (
+        (StreamingDecoder(codec), b"GIF89a", DamagedFileError, "not a .uqdm file"),
+        (StreamingDecoder(codec, max_pixels=479), data, ValueError, "limit of 479"),
+        (StreamingDecoder("no.pt"), data, FileNotFoundError, r"no model 'no\.pt'"),
+    ):
+        for call in (lambda: decoder.feed(bad), decoder.picture, decoder.picture):  # noqa: B023
+            with pytest.raises(kind, match=message):
+                call()
+
+
+def test_whole_stages_are_decoded_once(
+    codec: Codec, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that asks at every new stage takes a pass more for each, at the most."""
+    passes = 0
+    predict = DiffusionModel.predict
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return predict(*arguments)
+
+    monkeypatch.setattr(DiffusionModel, "predict", counted)
+    assert decode(data, model=codec).exact
+    at_once = passes
+    for cuts, more in ((starts(data), 0), (range(16, len(data), 16), 4)):
+        passes = 0
+        decoder, shown = StreamingDecoder(codec), []
+        for start, end in zip([0, *cuts], [*cuts, len(data)]):
+            if decoder.feed(data[start:end]) > len(shown):
+                shown.append(decoder.picture())
+        assert [picture.stages for picture in shown] == [1, 2, 3, 4, 5]
+        assert passes <= at_once + more
 
 
 def _same(a: Picture, b: Picture) -> None:
