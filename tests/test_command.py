@@ -16,13 +16,6 @@ from PIL import Image
 
 from compressai_uqdm.command import main
 
-pytestmark = pytest.mark.usefixtures("zoo")
-
-
-@pytest.fixture(scope="module")
-def photograph(shared: Path) -> Image.Image:
-    return Image.open(shared / "images/kodak/05.png").convert("RGB")
-
 
 @pytest.fixture
 def folder(

@@ -33,8 +33,12 @@ class Features(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, Path]:
-    images, folder = shared / "images/kodak_box64.npy", tmp_path_factory.mktemp("decoded")
+def once(
+    squares: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ImageSet, Path]:
+    folder = tmp_path_factory.mktemp("decoded")
+    images = folder / "patches.npy"
+    np.save(images, squares)
     output, pictures = folder / "out", folder / "pictures"
     options = ["--output", str(output), "--pictures", str(pictures)]
     other_codecs.main([*options, "--first", "30", str(images), "WebP", "PNG"])
