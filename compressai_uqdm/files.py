@@ -265,8 +265,8 @@ def encode(
         image: 8-bit RGB, grayscale or with a palette.
         model: a model of the zoo, the path of a checkpoint, or a model at hand.
         seed: seed of the dither, 0..2^32-1.
-        arithmetic: ``"float64"`` decodes on any machine; ``"float32"`` is faster, and
-            decodes on this one with the same settings.
+        arithmetic: ``"float64"`` decodes with other threads, batches and kernels;
+            ``"float32"`` is faster, and decodes on this machine with the same settings.
         stage: number of stages, 1 (coarsest) to T + 1 (exact).
         max_bytes: largest size of the file.
         bpp: the same in bits per pixel.
