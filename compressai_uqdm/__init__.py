@@ -12,6 +12,7 @@ from . import plugin
 
 if TYPE_CHECKING:
     from .container import DamagedFileError as DamagedFileError
+    from .files import NotYetError as NotYetError
     from .files import Picture as Picture
     from .files import StreamingDecoder as StreamingDecoder
     from .files import decode as decode
@@ -30,6 +31,7 @@ _HOMES = {
     "ContextUQDM": ".models",
     "DamagedFileError": ".container",
     "DamagedStringError": ".varint",
+    "NotYetError": ".files",
     "Picture": ".files",
     "StreamingDecoder": ".files",
     "UQDM": ".models",

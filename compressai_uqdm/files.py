@@ -7,10 +7,12 @@
     compressai_uqdm.save(Image.open("photo.png"), "photo.uqdm")
     image = compressai_uqdm.load("photo.uqdm").image
 
-    decoder = compressai_uqdm.StreamingDecoder()  # bytes as they arrive
-    for data in connection:
-        decoder.feed(data)
-        decoder.picture().image.show()
+    decoder, shown = compressai_uqdm.StreamingDecoder(), 0
+    for data in connection:  # bytes as they arrive, however few
+        if decoder.feed(data) > shown:  # one more stage is whole
+            shown = decoder.stages
+            decoder.picture().image.show()
+    decoder.picture().image.show()  # all that came, wherever it broke off
 """
 
 import bisect
@@ -59,6 +61,7 @@ from .zoo import ARCHITECTURES, load_model
 __all__ = [
     "DEFAULT_MODEL",
     "Codec",
+    "NotYetError",
     "Picture",
     "QualityWarning",
     "StreamingDecoder",
@@ -305,8 +308,8 @@ def encode(
         image: 8-bit RGB, grayscale or with a palette.
         model: a model of the zoo, the path of a checkpoint, or a model at hand.
         seed: seed of the dither, 0..2^32-1.
-        arithmetic: ``"float64"`` decodes on any machine; ``"float32"`` is faster, and
-            decodes on this one with the same settings.
+        arithmetic: ``"float64"`` decodes with other threads, batches and kernels;
+            ``"float32"`` is faster, and decodes on this machine with the same settings.
         stage: number of stages, 1 (coarsest) to T + 1 (exact).
         max_bytes: largest size of the file.
         bpp: the same in bits per pixel.
@@ -455,8 +458,16 @@ def save(
 # ---- decoding ----
 
 
+class NotYetError(Exception):
+    """Too little of a file has arrived to make a picture of; nothing is wrong with it."""
+
+
 class StreamingDecoder:
     """Decodes a file as its bytes arrive.
+
+    Every stage is decoded once, when it is whole. A picture from within a stage takes a
+    pass of the network of its own each time, so a loop over small pieces asks for one
+    where ``feed`` tells of another stage.
 
     Args:
         model: a checkpoint's path, or a model at hand, for files of models that are not
@@ -485,10 +496,10 @@ class StreamingDecoder:
         self._damage: DamagedStringError | None = None
 
     def feed(self, data: bytes) -> int:
-        """Take the next bytes, any number.
+        """Take the next bytes, any number, and decode the stages that are whole.
 
         Returns:
-            number of stages that are whole now.
+            number of stages that are whole now, 0 while the header is not.
 
         Raises:
             DamagedStringError: the file is damaged; the picture of the stages before,
@@ -561,17 +572,23 @@ class StreamingDecoder:
 
     @torch.no_grad()
     def picture(self, reconstruction: Reconstruction = "denoise") -> Picture:
-        """The best picture of what has arrived.
+        """The best picture of what has arrived, also of a stage that is not whole.
 
         Raises:
-            DamagedStringError: not even the header has, or the beginning of the next
-                stage is damaged; the picture without it can then be had.
+            NotYetError: the header has not arrived whole.
+            DamagedStringError: the header is damaged, or the beginning of the next stage
+                is; the picture without it can then be had.
         """
-        decoder, header = self._decoder, self.header
-        if decoder is None or header is None:
+        if self._decoder is None:
             if self._damage:
                 raise _afresh(self._damage)
-            raise ends_in_header(len(self._data))
+            self._advance()  # raises what feed() did, if the header is there
+        decoder, header = self._decoder, self.header
+        if decoder is None or header is None:
+            raise NotYetError(
+                f"no picture yet: the file's header is not whole after {len(self._data)} "
+                "bytes. Feed more, and ask again"
+            )
         latent, share = decoder.latent, 0.0
         rest = bytes(self._data[self._at :])
         if rest and not self._damage:
@@ -624,6 +641,8 @@ def decode(
     try:
         decoder.feed(data)
         return decoder.picture(reconstruction)
+    except NotYetError as error:  # and nothing more will come
+        raise ends_in_header(len(data)) from error
     except DamagedStringError:
         if not partial:
             raise

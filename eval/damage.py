@@ -25,7 +25,14 @@ from pathlib import Path
 from PIL import Image
 
 from compressai_uqdm.container import MAGIC, VERSION, Header, parse_header
-from compressai_uqdm.files import DEFAULT_MODEL, Codec, StreamingDecoder, encode, open_codec
+from compressai_uqdm.files import (
+    DEFAULT_MODEL,
+    Codec,
+    NotYetError,
+    StreamingDecoder,
+    encode,
+    open_codec,
+)
 from compressai_uqdm.varint import DamagedStringError, varint
 
 MAX_PIXELS = 1 << 11
@@ -198,7 +205,7 @@ def outcome(data: bytes, original: Original, codec: Codec) -> str:
         decoder.feed(data)
         picture = decoder.picture()
         refused = False
-    except ValueError as error:
+    except (ValueError, NotYetError) as error:
         if decoder.net is None or not isinstance(error, DamagedStringError):
             return "refused"
         refused = True

@@ -22,13 +22,6 @@ from PIL import Image
 from compressai_uqdm.command import main
 from compressai_uqdm.container import parse_header
 
-pytestmark = pytest.mark.usefixtures("zoo")
-
-
-@pytest.fixture(scope="module")
-def photograph(shared: Path) -> Image.Image:
-    return Image.open(shared / "images/kodak/05.png").convert("RGB")
-
 
 @pytest.fixture
 def folder(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from compressai.zoo import image_models
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -23,13 +24,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 
 class Tools:
-    """Runs programs in a folder of their own, with the shared weights as local zoo."""
+    """Runs programs in a folder of their own."""
 
-    def __init__(self, folder: Path, zoo: Path):
+    def __init__(self, folder: Path):
         self.folder = folder
         # as eval_model and codec.py do; on a busy machine threads mostly wait in train.py
-        threads = {"OMP_NUM_THREADS": "1"}
-        self.environment = {**os.environ, **threads, "COMPRESSAI_UQDM_ZOO": str(zoo)}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: object) -> str:
         """What ``python arguments`` prints."""
@@ -43,32 +43,33 @@ class Tools:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def evaluate(self, source: str, images: Path, *arguments: object) -> dict[str, Any]:
+    def evaluate(
+        self, source: str, images: Path, *arguments: object, model: str = "uqdm-nano"
+    ) -> dict[str, Any]:
         """The results that ``eval_model`` prints, a list per metric."""
-        program = ["-m", "compressai.utils.eval_model", source, images, "-a", "uqdm-tiny"]
+        program = ["-m", "compressai.utils.eval_model", source, images, "-a", model]
         return json.loads(self.run(*program, *arguments))["results"]
 
 
 @pytest.fixture(scope="session")
-def images(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(photograph: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one photograph whose sides are multiples of 64."""
     folder = tmp_path_factory.mktemp("images")
-    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
-    photograph.crop((100, 200, 292, 392)).save(folder / "photograph.png")
+    photograph.crop((128, 48, 320, 240)).save(folder / "photograph.png")
     return folder
 
 
 @pytest.fixture
-def tools(shared: Path, tmp_path: Path) -> Tools:
-    return Tools(tmp_path, shared / "checkpoints")
+def tools(tmp_path: Path) -> Tools:
+    return Tools(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def evaluated(
-    shared: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
+    images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """The folder of the JSON files, the real results, the estimated ones."""
-    tools = Tools(tmp_path_factory.mktemp("evaluated"), shared / "checkpoints")
+    tools = Tools(tmp_path_factory.mktemp("evaluated"))
     options = ["-q", QUALITIES, "-d", "out"]
     real = tools.evaluate("pretrained", images, *options)
     estimated = tools.evaluate("pretrained", images, *options, "--entropy-estimation")
@@ -123,23 +124,38 @@ def test_plot(evaluated: tuple[Path, dict[str, Any], dict[str, Any]], tools: Too
 
 
 def test_checkpoint_and_update_model(
-    shared: Path,
     images: Path,
     evaluated: tuple[Path, dict[str, Any], dict[str, Any]],
     tools: Tools,
 ) -> None:
-    """The published file, and what update_model makes of it, are the same model."""
-    published = shared / "checkpoints/uqdm-tiny/checkpoint.pt"
+    """A checkpoint, and what update_model makes of it, are the same model."""
+    net = image_models["uqdm-nano"](5, pretrained=True)
+    torch.save(net.state_dict(), tools.folder / "checkpoint.pt")
+    pretrained = {metric: values[-1] for metric, values in evaluated[1].items()}
+    check_update(tools, images, "uqdm-nano", tools.folder / "checkpoint.pt", pretrained)
+
+
+def test_published_file(published: Path, zoo: None, images: Path, tmp_path: Path) -> None:
+    """The same of the file that is on the Hub, in its own layout."""
+    tools = Tools(tmp_path)
+    results = tools.evaluate("pretrained", images, "-q", 5, model="uqdm-tiny")
+    pretrained = {metric: values[0] for metric, values in results.items()}
+    check_update(tools, images, "uqdm-tiny", published / "checkpoint.pt", pretrained)
+
+
+def check_update(
+    tools: Tools, images: Path, model: str, file: Path, pretrained: dict[str, float]
+) -> None:
     tools.run(
-        *("-m", "compressai.utils.update_model", published),
-        *("-a", "uqdm-tiny", "-d", "updated", "-n", "name"),
+        *("-m", "compressai.utils.update_model", file),
+        *("-a", model, "-d", "updated", "-n", "name"),
     )
     (updated,) = (tools.folder / "updated").glob("name-*.pt")
-    rebuilt = tools.evaluate("checkpoint", images, "-p", published, updated)
-    as_is = tools.evaluate("checkpoint", images, "-p", updated, "--no-update")
+    options = ["checkpoint", images, "-p"]
+    rebuilt = tools.evaluate(*options, file, updated, model=model)
+    as_is = tools.evaluate(*options, updated, "--no-update", model=model)
     for metric in ("bpp", "psnr-rgb", "ms-ssim-rgb"):
-        pretrained = evaluated[1][metric][-1]
-        assert [*rebuilt[metric], *as_is[metric]] == [pretrained] * 3
+        assert [*rebuilt[metric], *as_is[metric]] == [pretrained[metric]] * 3
 
 
 def test_half(
@@ -174,10 +190,9 @@ def losses(output: str) -> tuple[list[float], list[float]]:
     return [v[0] for v in values], [v[-1] for v in values]
 
 
-def test_train(examples: Path, shared: Path, images: Path, tools: Tools) -> None:
+def test_train(examples: Path, squares: np.ndarray, images: Path, tools: Tools) -> None:
     """Train, resume, update, evaluate."""
-    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
-    patch = photograph.crop((200, 200, 264, 264))
+    patch = Image.fromarray(squares[0])
     for split, count in (("train", 8), ("test", 1)):
         folder = tools.folder / "data" / split
         folder.mkdir(parents=True)
@@ -200,17 +215,17 @@ def test_train(examples: Path, shared: Path, images: Path, tools: Tools) -> None
         *("-a", "uqdm-tiny", "-d", "updated", "-n", "name"),
     )
     (updated,) = (tools.folder / "updated").glob("name-*.pth.tar")
-    results = tools.evaluate("checkpoint", images, "-p", checkpoint, updated)
+    options = ["checkpoint", images, "-p", checkpoint, updated]
+    results = tools.evaluate(*options, model="uqdm-tiny")
     assert results["psnr-rgb"] == [float("inf")] * 2
     assert results["bpp"][0] == results["bpp"][1] < 40
 
 
-def test_codec(examples: Path, shared: Path, tools: Tools) -> None:
-    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
-    photograph.crop((100, 100, 250, 200)).save(tools.folder / "image.png")
+def test_codec(examples: Path, photograph: Image.Image, tools: Tools) -> None:
+    photograph.crop((170, 140, 320, 240)).save(tools.folder / "image.png")
     sizes = []
     for quality in (2, 5):
-        encode = ["encode", "image.png", "--model", "uqdm-tiny", "-q", quality]
+        encode = ["encode", "image.png", "--model", "uqdm-nano", "-q", quality]
         tools.run(examples / "codec.py", *encode, "-o", "image.bin")
         sizes.append((tools.folder / "image.bin").stat().st_size)
         tools.run(examples / "codec.py", "decode", "image.bin", "-o", f"{quality}.png")

@@ -25,6 +25,7 @@ from compressai_uqdm.entropy_models.context import (
 )
 from compressai_uqdm.entropy_models.dither import dither
 from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.zoo import NANO_WEIGHTS
 
 
 def random_context(seed: int, largest: int) -> ContextPrior:
@@ -174,7 +175,7 @@ def test_same_latents_fewer_bits(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fitting_command(shared: Path, tmp_path: Path) -> None:
+def test_fitting_command(tmp_path: Path) -> None:
     """The command writes a context that codes, and rounding it costs next to nothing."""
     rng = np.random.default_rng(0)
     (tmp_path / "photographs").mkdir()
@@ -182,22 +183,22 @@ def test_fitting_command(shared: Path, tmp_path: Path) -> None:
         smooth = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
         image = Image.fromarray(smooth).resize((160, 120), Image.Resampling.BICUBIC)
         image.save(tmp_path / f"photographs/{i}.png")
-    folder, output = str(shared / "checkpoints/uqdm-tiny"), tmp_path / "context.npz"
+    weights, output = str(NANO_WEIGHTS), tmp_path / "context.npz"
     options = ["--crops", "8", "--steps", "100", "--batch-size", "4", "--max-factor", "1"]
-    train_context.main([folder, str(tmp_path / "photographs"), str(output), *options])
+    train_context.main([weights, str(tmp_path / "photographs"), str(output), *options])
 
     log = json.loads(output.with_suffix(".json").read_text())
     for stage in range(2, 5):
         fitted = log[f"stage {stage}"]
         assert fitted["training"][-1] < 0.95 * fitted["without"]
 
-    net = ContextUQDM.from_checkpoint(folder, contexts=output)
+    net = ContextUQDM.from_checkpoint(weights, contexts=output)
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :64, :64] / 255
     out = net.compress(x)
     assert (net.decompress(**out)["x_hat"] == x).all()
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="no images of at least 64 x 64 pixels in .*empty"):
-        train_context.main([folder, str(tmp_path / "empty"), str(output)])
+        train_context.main([weights, str(tmp_path / "empty"), str(output)])
     with pytest.raises(SystemExit, match="uqdm-teeny is neither a checkpoint nor"):
         train_context.main(["uqdm-teeny", str(tmp_path / "photographs"), str(output)])
 

@@ -25,16 +25,11 @@ EVAL = Path(evaluate.__file__).parent
 METHODS = ("denoise", "ancestral", "flow_based")
 
 
-@pytest.fixture(autouse=True)
-def zoo(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
-
-
 @pytest.fixture(scope="session")
-def patches(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def patches(squares: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of three images of 40x48."""
     file = tmp_path_factory.mktemp("patches") / "patches.npy"
-    np.save(file, np.load(shared / "images/kodak_box64.npy")[:3, :40, :48])
+    np.save(file, squares[:3, :40, :48])
     return file
 
 
@@ -53,25 +48,21 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def run(images: Path, output: Path, *arguments: str) -> dict[str, Any]:
-    evaluate.main(["--output", str(output), str(images), "uqdm-tiny", *arguments])
+    evaluate.main(["--output", str(output), str(images), "uqdm-nano", *arguments])
     assert [f for f in output.iterdir() if f.suffix != ".json"] == []
     return read(output)
 
 
 @pytest.fixture(scope="session")
-def whole(
-    patches: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def whole(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process finds in one go."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
-        return run(patches, tmp_path_factory.mktemp("whole"), "uqdm-tiny-ctx")
+    return run(patches, tmp_path_factory.mktemp("whole"), "uqdm-nano-ctx")
 
 
 # ---- what it says ----
 
 
-@pytest.mark.parametrize("model", ["uqdm-tiny", "uqdm-tiny-ctx"])
+@pytest.mark.parametrize("model", ["uqdm-nano", "uqdm-nano-ctx"])
 @pytest.mark.parametrize("method", METHODS)
 def test_results_are_those_of_the_model(
     whole: dict[str, Any], patches: Path, model: str, method: str
@@ -102,7 +93,7 @@ def test_results_are_those_of_the_model(
 
 def test_times_are_split(patches: Path, tmp_path: Path) -> None:
     run(patches, tmp_path, "--first", "1")
-    result = json.loads((tmp_path / "uqdm-tiny-denoise.json").read_text())
+    result = json.loads((tmp_path / "uqdm-nano-denoise.json").read_text())
     times = result["times"]
     for side in ("encode", "decode"):
         network, coding = (np.array(times[f"{side} {p}"]) for p in ("network", "coding"))
@@ -122,7 +113,7 @@ def test_estimates_are_of_the_same_pictures(
 ) -> None:
     estimated = run(patches, tmp_path, "--bits", "estimated")
     for method in METHODS:
-        name = f"uqdm-tiny-{method}.json"
+        name = f"uqdm-nano-{method}.json"
         real, guess = whole[name]["results"], estimated[name]["results"]
         assert estimated[name]["bits"] == "estimated" and "encoding_time" not in guess
         assert guess["bpp"] == real["bpp-estimate"]
@@ -152,20 +143,21 @@ def test_model_that_cannot_code(patches: Path, tmp_path: Path) -> None:
         assert found["per_image"][0]["mse"] == pytest.approx(mse, rel=1e-6)
 
 
-def test_photograph_with_ms_ssim_and_pictures(shared: Path, tmp_path: Path) -> None:
+def test_photograph_with_ms_ssim_and_pictures(
+    photograph: Image.Image, tmp_path: Path
+) -> None:
     folder, output, pictures = (tmp_path / n for n in ("photographs", "out", "pictures"))
     (folder / "some").mkdir(parents=True)
-    photograph = Image.open(shared / "images/kodak/05.png").convert("RGB")
-    image = photograph.crop((100, 200, 270, 361))
+    image = photograph.crop((150, 79, 320, 240))
     image.save(folder / "some/photograph.png")
     results = run(folder, output, "--pictures", str(pictures))
-    denoise, ancestral = (results[f"uqdm-tiny-{m}.json"] for m in METHODS[:2])
+    denoise, ancestral = (results[f"uqdm-nano-{m}.json"] for m in METHODS[:2])
     similar = denoise["results"]["ms-ssim-rgb"]
     assert 0.7 < similar[0] < similar[1] < similar[2] < similar[3] < 1
     assert ancestral["results"]["ms-ssim-rgb"][0] < similar[0]
     assert denoise["per_image"][0]["name"] == "some/photograph.png"
     for i in range(4):
-        file = pictures / f"uqdm-tiny-denoise/{i + 1}/some/photograph.png"
+        file = pictures / f"uqdm-nano-denoise/{i + 1}/some/photograph.png"
         error = np.asarray(Image.open(file)).astype(float) - np.asarray(image)
         assert np.square(error).mean() == pytest.approx(denoise["per_image"][0]["mse"][i])
 
@@ -194,10 +186,13 @@ def check_against_published(results: dict[str, Any], published: Path) -> None:
 
 
 @pytest.mark.slow
-def test_agrees_with_the_published_implementation(shared: Path, tmp_path: Path) -> None:
-    file = shared / "images/kodak_box64.npy"
-    results = run(file, tmp_path, "--weights", "raw", "--bits", "estimated")
-    check_against_published(results, shared / "reference/kodak_box64_first48.json")
+def test_agrees_with_the_published_implementation(
+    shared: Path, zoo: None, tmp_path: Path
+) -> None:
+    file = str(shared / "images/kodak_box64.npy")
+    options = ["--output", str(tmp_path), "--weights", "raw", "--bits", "estimated"]
+    evaluate.main([file, "uqdm-tiny", *options])
+    check_against_published(read(tmp_path), shared / "reference/kodak_box64_first48.json")
 
 
 def test_results_kept_here_agree_too(shared: Path) -> None:
@@ -209,15 +204,15 @@ def test_results_kept_here_agree_too(shared: Path) -> None:
 def test_all_of_it_from_one_command(patches: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    program = [EVAL / "all.sh", patches, output, "uqdm-tiny"]
+    program = [EVAL / "all.sh", patches, output, "uqdm-nano"]
     done = subprocess.run(
         program, env={**os.environ, "PATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     names = {file.name for file in output.iterdir()}
-    assert names >= {"uqdm-tiny-denoise.json", "jpeg_xl.json", "curves.svg", "report.html"}
+    assert names >= {"uqdm-nano-denoise.json", "jpeg_xl.json", "curves.svg", "report.html"}
     page = (output / "report.html").read_text()
-    assert "uqdm-tiny (flow_based)" in page and "JPEG XL" in page
+    assert "uqdm-nano (flow_based)" in page and "JPEG XL" in page
     done = subprocess.run([EVAL / "all.sh", patches], capture_output=True, text=True)
     assert done.returncode == 2 and "usage:" in done.stderr
 
@@ -227,7 +222,7 @@ def test_all_of_it_from_one_command(patches: Path, tmp_path: Path) -> None:
 
 def command(patches: Path, output: Path, *launcher: str) -> list[str]:
     program = [*launcher, str(EVAL / "evaluate.py"), str(patches)]
-    return [*program, "uqdm-tiny", "uqdm-tiny-ctx", "--output", str(output)]
+    return [*program, "uqdm-nano", "uqdm-nano-ctx", "--output", str(output)]
 
 
 @pytest.mark.slow
@@ -238,7 +233,7 @@ def test_two_processes_find_the_same(
     launch += ["--num_processes", "2", "--main_process_port", "0"]
     subprocess.run(command(patches, tmp_path, *launch), check=True, capture_output=True)
     assert read(tmp_path) == whole
-    result = json.loads((tmp_path / "uqdm-tiny-denoise.json").read_text())
+    result = json.loads((tmp_path / "uqdm-nano-denoise.json").read_text())
     assert result["times"]["processes"] == 2
 
 
@@ -258,12 +253,12 @@ evaluate.main(sys.argv[1:])
 def test_killed_run_goes_on(whole: dict[str, Any], patches: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-c", KILLED_AT_THE_SECOND_IMAGE, str(patches)]
     done = subprocess.run(
-        [*program, "uqdm-tiny", "uqdm-tiny-ctx", "--output", str(tmp_path)],
+        [*program, "uqdm-nano", "uqdm-nano-ctx", "--output", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": f"{EVAL}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
     )
     assert done.returncode == -signal.SIGKILL
-    waiting = tmp_path / "unfinished/uqdm-tiny+uqdm-tiny-ctx"
+    waiting = tmp_path / "unfinished/uqdm-nano+uqdm-nano-ctx"
     first = waiting / "000000.json"
     assert sorted(f.name for f in waiting.iterdir()) == ["000000.json", "run.json"]
     written = os.stat(first).st_mtime_ns
@@ -277,9 +272,9 @@ def test_killed_run_goes_on(whole: dict[str, Any], patches: Path, tmp_path: Path
             return original(*arguments)
 
         patch.setattr(evaluate, "evaluate_image", counted)
-        assert run(patches, tmp_path, "uqdm-tiny-ctx") == whole
+        assert run(patches, tmp_path, "uqdm-nano-ctx") == whole
     assert len(evaluated) == 2
-    assert run(patches, tmp_path, "uqdm-tiny-ctx") == whole  # at once: all is there
+    assert run(patches, tmp_path, "uqdm-nano-ctx") == whole  # at once: all is there
 
 
 def test_results_of_another_run_are_refused(
@@ -287,7 +282,7 @@ def test_results_of_another_run_are_refused(
 ) -> None:
     run(patches, tmp_path, "--first", "1")
     before = read(tmp_path)
-    with pytest.raises(images.InputError, match=r"uqdm-tiny-denoise\.json is of another"):
+    with pytest.raises(images.InputError, match=r"uqdm-nano-denoise\.json is of another"):
         run(patches, tmp_path, "--first", "2")
     with pytest.raises(images.InputError, match="bits: 'real' there, 'estimated' here"):
         run(patches, tmp_path, "--first", "1", "--bits", "estimated")
@@ -295,7 +290,7 @@ def test_results_of_another_run_are_refused(
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "uqdm-tiny-flow_based.json").write_text("[1, 2]")
+    (foreign / "uqdm-nano-flow_based.json").write_text("[1, 2]")
     with pytest.raises(images.InputError, match=r"flow_based\.json is not a result file"):
         run(patches, foreign)
 
@@ -309,7 +304,7 @@ def test_results_of_another_run_are_refused(
         run(patches, stopped, "--first", "1")
     with pytest.raises(images.InputError, match=r"run\.json is of another run"):
         run(patches, stopped, "--first", "2")
-    damaged = stopped / "unfinished/uqdm-tiny/000000.json"
+    damaged = stopped / "unfinished/uqdm-nano/000000.json"
     damaged.write_text('{"pixels": 19')
     with pytest.raises(images.InputError, match=r"000000\.json is damaged"):
         run(patches, stopped, "--first", "1")
@@ -324,8 +319,8 @@ def test_models_that_cannot_be_had(patches: Path, tmp_path: Path) -> None:
 
     with pytest.raises(images.InputError, match="no model 'uqdm-tinny'.* has uqdm-tiny"):
         main("uqdm-tinny")
-    with pytest.raises(images.InputError, match=r"uqdm-tiny=.*nowhere\.pt"):
-        main(f"uqdm-tiny={tmp_path}/nowhere.pt")
+    with pytest.raises(images.InputError, match=r"uqdm-nano=.*nowhere\.pt"):
+        main(f"uqdm-nano={tmp_path}/nowhere.pt")
 
 
 def test_message_of_the_program(tmp_path: Path) -> None:
@@ -338,8 +333,8 @@ def test_message_of_the_program(tmp_path: Path) -> None:
     assert "evaluate.py: no folder or file of images at" in done.stderr
 
 
-def test_the_same_images_in_any_layout(patches: Path, shared: Path, tmp_path: Path) -> None:
-    array = np.load(shared / "images/kodak_box64.npy")[:2]
+def test_the_same_images_in_any_layout(squares: np.ndarray, tmp_path: Path) -> None:
+    array = squares[:2]
     np.savez(tmp_path / "a.npz", data=array.transpose(0, 3, 1, 2).reshape(2, -1), labels=0)
     np.save(tmp_path / "a.npy", array)
     folder = tmp_path / "folder"

@@ -205,10 +205,9 @@ def test_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "against JPEG" in out and "+25.0%" in out and "25.70 to 38.70" in out
 
 
-def test_strip(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
-    patch = np.load(shared / "images/kodak_box64.npy")[2, :40, :56]
-    received = receive(load_coder("uqdm-tiny"), patch)
+def test_strip(squares: np.ndarray, tmp_path: Path) -> None:
+    patch = squares[2, :40, :56]
+    received = receive(load_coder("uqdm-nano"), patch)
     assert [r.name for r in received] == [f"stage {i}" for i in range(1, 6)]
     assert (received[-1].picture == patch).all() and received[-1].quality == "exact"
     assert [r.size for r in received] == sorted({r.size for r in received})
@@ -222,7 +221,7 @@ def test_strip(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert axes.get_title() == f"{stage.name}: {db}\n{bpp}"
 
     Image.fromarray(patch).save(tmp_path / "patch.png")
-    strip = ["strip", "uqdm-tiny", str(tmp_path / "patch.png")]
+    strip = ["strip", "uqdm-nano", str(tmp_path / "patch.png")]
     figures.main([*strip, str(tmp_path / "strip.png"), "--reconstruction", "flow_based"])
     with Image.open(tmp_path / "strip.png") as picture:
         assert picture.width > 4 * picture.height

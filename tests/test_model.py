@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compressai_uqdm import UQDM, UQDMConfig
 from compressai_uqdm.models import denoiser
+from compressai_uqdm.models.config import PUBLISHED
 from compressai_uqdm.models.diffusion import (
     levels_to_x,
     prior_kl,
@@ -218,14 +219,19 @@ def test_every_configuration_trains_and_codes(changes: dict[str, object]) -> Non
         assert decoded["x_hat"].min() >= 0 and decoded["x_hat"].max() <= 1
 
 
-def test_published_configurations_have_the_published_sizes(shared: Path) -> None:
+def test_published_configurations_have_the_published_sizes() -> None:
     # the paper's table says 273M for the last, with two digits exchanged
     sizes = {"uqdm-tiny": 176e3, "uqdm-small": 2e6, "uqdm-medium": 122e6, "uqdm-big": 237e6}
     for name, size in sizes.items():
-        config = UQDMConfig.from_json(shared / "checkpoints" / name / "config.json")
         with torch.device("meta"):
-            parameters = denoiser.Denoiser(config).parameters()
+            parameters = denoiser.Denoiser(PUBLISHED[name]).parameters()
         assert sum(p.numel() for p in parameters) == pytest.approx(size, rel=0.12)
+
+
+def test_configurations_are_those_of_the_published_files(shared: Path) -> None:
+    for name in ("uqdm-tiny", "uqdm-small", "uqdm-medium", "uqdm-big"):
+        file = shared / "checkpoints" / name / "config.json"
+        assert UQDMConfig.from_json(file) == PUBLISHED[name]
 
 
 def test_quantiles_learn_the_spread_of_scales() -> None:

@@ -22,12 +22,11 @@ LOSSLESS = ("JPEG 2000", "WebP", "JPEG XL", "PNG")
 
 
 @pytest.fixture(scope="session")
-def crops(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def crops(photograph: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two photographs of 161x170."""
     folder = tmp_path_factory.mktemp("crops")
-    for name in ("03.png", "05.png"):
-        photograph = Image.open(shared / "images/kodak" / name).convert("RGB")
-        photograph.crop((200, 100, 361, 270)).save(folder / name)
+    photograph.crop((80, 70, 241, 240)).save(folder / "03.png")
+    photograph.crop((159, 70, 320, 240)).save(folder / "05.png")
     return folder
 
 
@@ -85,7 +84,7 @@ def test_figures_are_those_of_compressai_bench(
         assert [r[metric][i] for i in at] == pytest.approx(expected[metric], rel=1e-5)
 
 
-def test_compressai_models(shared: Path) -> None:
+def test_compressai_models(squares: np.ndarray) -> None:
     """Of any size, with the bits of their strings; untrained, since weights are far."""
 
     def load(quality: int) -> torch.nn.Module:
@@ -94,7 +93,7 @@ def test_compressai_models(shared: Path) -> None:
         net.update()
         return net
 
-    image = np.load(shared / "images/kodak_box64.npy")[0, :50, :40]
+    image = squares[0, :50, :40]
     coded = other_codecs.CompressAIModel(load)(Image.fromarray(image), 3)
     assert coded.image.shape == (50, 40, 3) and coded.image.dtype == np.uint8
     padded = np.zeros((64, 64, 3), np.uint8)
@@ -139,10 +138,10 @@ def test_what_is_missing_is_named(
 
 
 def test_figures_stand_in_for_bpg(
-    crops: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(other_codecs.shutil, "which", lambda program: None)
-    figures = shared / "reference/bpg_kodak.json"
+    figures = Path(other_codecs.__file__).parent / "results/kodak/bpg.json"
     run(crops, tmp_path, "BPG", "--bpg", str(figures))
     found = json.loads((tmp_path / "bpg.json").read_text())
     assert found["results"] == json.loads(figures.read_text())["results"]

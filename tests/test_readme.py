@@ -1,31 +1,39 @@
-"""The README's program, as it stands there."""
+"""The README's programs, as they stand there."""
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from PIL import Image
 
+import compressai_uqdm
+
 README = Path(__file__).parent.parent / "README.md"
 
 
+def program(start: str) -> str:
+    """The only one that has this in it."""
+    found = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (text,) = [text for text in found if start in text]
+    return text
+
+
 @pytest.mark.slow
-def test_first_program(shared: Path, tmp_path: Path) -> None:
-    (program,) = re.findall(
-        r"```python\n(# photograph\.py\n.*?)```", README.read_text(), re.S
-    )
-    (tmp_path / "photograph.py").write_text(program)
-    photograph = Image.open(shared / "images/kodak/03.png").convert("RGB")
-    photograph.crop((100, 100, 190, 170)).save(tmp_path / "some.png")
+def test_first_program(photograph: Image.Image, tmp_path: Path) -> None:
+    (tmp_path / "photograph.py").write_text(program("# photograph.py"))
+    photograph.crop((200, 100, 290, 170)).save(tmp_path / "some.png")
     done = subprocess.run(
         [sys.executable, "photograph.py", "some.png"],
         cwd=tmp_path,
-        env={**os.environ, "COMPRESSAI_UQDM_ZOO": str(shared / "checkpoints")},
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # the weights are in the package
         capture_output=True,
         text=True,
     )
@@ -34,3 +42,42 @@ def test_first_program(shared: Path, tmp_path: Path) -> None:
     assert len(sizes) == 5 and sizes == sorted(sizes)
     last = Image.open(tmp_path / "stage5.png")
     assert last.tobytes() == Image.open(tmp_path / "some.png").tobytes()
+
+
+@pytest.mark.parametrize("share", [1, 0.8, 0], ids=["whole", "broken off", "nothing"])
+def test_files_and_streams(
+    photograph: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+) -> None:
+    """Over a socket, where the first pieces are shorter than the header."""
+    monkeypatch.chdir(tmp_path)
+    photograph.crop((200, 100, 232, 124)).save("photo.png")
+
+    class Connection:
+        def __iter__(self) -> Iterator[bytes]:
+            data = Path("photo.uqdm").read_bytes()
+            here, there = socket.socketpair()
+            with here, there:
+                there.sendall(data[: round(share * len(data))])
+                there.shutdown(socket.SHUT_WR)
+                yield from iter(lambda: here.recv(20), b"")
+
+    names: dict[str, Any] = {"connection": Connection()}
+    text = program("StreamingDecoder")
+    if share == 0:
+        with pytest.raises(compressai_uqdm.NotYetError, match="not whole after 0 bytes"):
+            exec(text, names)
+        return
+    exec(text, names)
+    arrived = sorted(path.name for path in tmp_path.glob("arrived*.png"))
+    picture = names["picture"]
+    assert arrived == [f"arrived{stage}.png" for stage in range(1, picture.stages + 1)]
+    assert picture.exact == (share == 1) and 0 <= picture.share < 1
+    if picture.exact:
+        assert picture.stages == 5
+        for image in (picture.image, Image.open("arrived5.png")):
+            assert image.tobytes() == Image.open("photo.png").tobytes()
+    else:
+        assert picture.stages in (3, 4)

@@ -33,8 +33,12 @@ class Features(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, Path]:
-    images, folder = shared / "images/kodak_box64.npy", tmp_path_factory.mktemp("decoded")
+def once(
+    squares: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ImageSet, Path]:
+    folder = tmp_path_factory.mktemp("decoded")
+    images = folder / "patches.npy"
+    np.save(images, squares)
     output, pictures = folder / "out", folder / "pictures"
     options = ["--output", str(output), "--pictures", str(pictures)]
     other_codecs.main([*options, "--first", "30", str(images), "WebP", "PNG"])
@@ -79,7 +83,7 @@ def test_bad_input(decoded: tuple[ImageSet, Path, Path], tmp_path: Path) -> None
     originals, pictures, output = decoded
     with pytest.raises(InputError, match="no folder in .*nowhere is of a result"):
         realism.add_fid(originals, tmp_path / "nowhere", output, Features())
-    with pytest.raises(InputError, match=r"webp\.json is of other images than .*box64"):
+    with pytest.raises(InputError, match=r"webp\.json is of other images than .*patches"):
         realism.add_fid(ImageSet(originals.path, 29), pictures, output, Features())
     with pytest.raises(InputError, match="first 10000 images .* which has 48"):
         realism.main([str(originals.path), str(pictures), "--output", str(output)])

@@ -26,9 +26,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture
-def images(shared: Path, tmp_path: Path) -> Path:
+def images(squares: np.ndarray, tmp_path: Path) -> Path:
     file = tmp_path / "patches.npy"
-    np.save(file, np.load(shared / "images/kodak_box64.npy")[:4, :40, :48])
+    np.save(file, squares[:4, :40, :48])
     return file
 
 
@@ -72,10 +72,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(shared: Path, folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+def page(folder: Path, images: Path) -> Path:
     file = folder.parent / "page.html"
-    options = ["--images", str(images), "--model", "uqdm-tiny", "--pictures", "2"]
+    options = ["--images", str(images), "--model", "uqdm-nano", "--pictures", "2"]
     report.main([str(folder), str(file), *options, "--anchor", "JPEG"])
     return file
 
@@ -125,11 +124,11 @@ def test_curves_and_tables(page: Path, folder: Path) -> None:
 
 
 def test_pictures_are_those_that_arrive(page: Path, images: Path) -> None:
-    shown, patches = Page(page.read_text()), np.load(images)
+    shown, squares = Page(page.read_text()), np.load(images)
     pictures = shown.data["pictures"]
     assert [p["name"] for p in pictures] == ["00000", "00003"]
     sliders = [a for a in shown.all("input") if a.get("type") == "range"]
-    for picture, slider, original in zip(pictures, sliders, patches[[0, 3]], strict=True):
+    for picture, slider, original in zip(pictures, sliders, squares[[0, 3]], strict=True):
         steps = picture["steps"]
         assert len(steps) == 5 and slider["max"] == "4"
         assert [s["size"] for s in steps] == sorted({s["size"] for s in steps})
@@ -220,7 +219,7 @@ def test_in_a_browser(page: Path) -> None:
 # ---- bad input ----
 
 
-def test_bad_input(shared: Path, folder: Path, images: Path, tmp_path: Path) -> None:
+def test_bad_input(folder: Path, images: Path, tmp_path: Path) -> None:
     target = str(tmp_path / "page.html")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no result files .* in .*empty"):

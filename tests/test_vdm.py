@@ -201,11 +201,10 @@ def test_reconstructions(cls: type, method: str) -> None:
         net.estimate(x, reconstruction="best")
 
 
-def test_estimates_are_what_is_decoded(shared: Path) -> None:
+def test_estimates_are_what_is_decoded(squares: np.ndarray) -> None:
     """Of UQDM: the pictures of estimate() are those of compress() and decompress()."""
-    net = UQDM.from_checkpoint(shared / "checkpoints/uqdm-tiny")
-    patch = np.load(shared / "images/kodak_box64.npy")[0]
-    x = torch.from_numpy(patch).permute(2, 0, 1)[None].float() / 255
+    net = image_models["uqdm-nano"](5, pretrained=True)
+    x = torch.from_numpy(squares[0]).permute(2, 0, 1)[None].float() / 255
     out = net.compress(x, seed=7)
     for method in METHODS:
         decoded = net.decompress(**out, reconstruction=method, progressive=True, seed=7)

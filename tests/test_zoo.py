@@ -126,11 +126,11 @@ def test_entries_build_models() -> None:
 
 
 def test_local_folder_is_looked_in_first(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(shared / "checkpoints"))
+    monkeypatch.setenv("COMPRESSAI_UQDM_ZOO", str(tmp_path))
+    expected = write_published(tmp_path / "uqdm-tiny", PUBLISHED["uqdm-tiny"])
     net = image_models["uqdm-tiny"](quality=2, pretrained=True)
-    expected = UQDM.from_checkpoint(shared / "checkpoints/uqdm-tiny")
     assert same_weights(net, expected) and net.quality == 2
     for quality in (0, 6):
         with pytest.raises(ValueError, match=r"quality must be an integer in 1\.\.5"):
@@ -274,28 +274,21 @@ def write_published(folder: Path, config: UQDMConfig) -> UQDM:
 
 
 @pytest.mark.slow
-def test_download_and_cache(hub: Hub, shared: Path, tmp_path: Path) -> None:
-    folder = shared / "checkpoints/uqdm-tiny"
-    hub.add_folder(REPOSITORY, folder, "checkpoints/uqdm-tiny/")
-    expected = ("UQDM", pytest.approx(sum_of_weights(UQDM.from_checkpoint(folder))))
+def test_download_and_cache(hub: Hub, tmp_path: Path) -> None:
+    """Of weights whose digest is not known; what they hold does not matter."""
+    net = write_published(tmp_path / "made", PUBLISHED["uqdm-small"])
+    hub.add_folder(REPOSITORY, tmp_path / "made", "checkpoints/uqdm-small/")
+    expected = ("UQDM", pytest.approx(sum_of_weights(net)))
     # a local folder without this model is no obstacle
     zoo = {"COMPRESSAI_UQDM_ZOO": str(tmp_path)}
-    assert load("uqdm-tiny", hub, tmp_path / "home", **zoo) == expected
+    assert load("uqdm-small", hub, tmp_path / "home", **zoo) == expected
     assert sorted(Path(file).name for file in hub.downloads()) == sorted(FILES)
     hub.requests.clear()
-    assert load("uqdm-tiny", hub, tmp_path / "home") == expected
+    assert load("uqdm-small", hub, tmp_path / "home") == expected
     assert hub.requests and not hub.downloads()
     hub.stop()
-    assert load("uqdm-tiny", hub, tmp_path / "home") == expected
-    assert load("uqdm-tiny", hub, tmp_path / "home", HF_HUB_OFFLINE="1") == expected
-
-
-@pytest.mark.slow
-def test_download_of_weights_without_known_digest(hub: Hub, tmp_path: Path) -> None:
-    net = write_published(tmp_path / "uqdm-small", PUBLISHED["uqdm-small"])
-    hub.add_folder(REPOSITORY, tmp_path / "uqdm-small", "checkpoints/uqdm-small/")
-    loaded = load("uqdm-small", hub, tmp_path / "home")
-    assert loaded == ("UQDM", pytest.approx(sum_of_weights(net)))
+    assert load("uqdm-small", hub, tmp_path / "home") == expected
+    assert load("uqdm-small", hub, tmp_path / "home", HF_HUB_OFFLINE="1") == expected
 
 
 def check_not_found(loaded: tuple[str, Any], name: str, *said: str) -> None:
@@ -336,20 +329,20 @@ def test_no_network(tmp_path: Path, trouble: str) -> None:
 
 
 @pytest.mark.slow
-def test_download_that_breaks_off(hub: Hub, shared: Path, tmp_path: Path) -> None:
-    folder = shared / "checkpoints/uqdm-tiny"
-    hub.add_folder(REPOSITORY, folder, "checkpoints/uqdm-tiny/")
+def test_download_that_breaks_off(hub: Hub, tmp_path: Path) -> None:
+    write_published(tmp_path / "made", PUBLISHED["uqdm-small"])
+    hub.add_folder(REPOSITORY, tmp_path / "made", "checkpoints/uqdm-small/")
     hub.cut = True
-    check_not_found(load("uqdm-tiny", hub, tmp_path / "home"), "uqdm-tiny")
+    check_not_found(load("uqdm-small", hub, tmp_path / "home"), "uqdm-small")
     hub.cut = False
-    assert load("uqdm-tiny", hub, tmp_path / "home")[0] == "UQDM"
+    assert load("uqdm-small", hub, tmp_path / "home")[0] == "UQDM"
 
 
 @pytest.mark.slow
-def test_damaged_download(hub: Hub, shared: Path, tmp_path: Path) -> None:
-    folder = shared / "checkpoints/uqdm-tiny"
-    hub.add_folder(REPOSITORY, folder, "checkpoints/uqdm-tiny/")
-    good = (folder / "checkpoint.pt").read_bytes()
+def test_damaged_download(hub: Hub, published: Path, tmp_path: Path) -> None:
+    """Its digest is known, so the file is told from the published one."""
+    hub.add_folder(REPOSITORY, published, "checkpoints/uqdm-tiny/")
+    good = (published / "checkpoint.pt").read_bytes()
     middle = len(good) // 2
     bad = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
     digest = hashlib.sha256(good).hexdigest()
@@ -382,18 +375,26 @@ def check_same(a: UQDM, b: UQDM) -> None:
 SMALL = UQDMConfig(embedding_dim=8, norm_groups=2, n_timesteps=3, prior_type="normal")
 
 
-@pytest.mark.parametrize("weights", ["random", "published"])
-@pytest.mark.parametrize("updated", [False, True])
-def test_save_pretrained(shared: Path, tmp_path: Path, weights: str, updated: bool) -> None:
-    if weights == "published":
-        net = UQDM.from_checkpoint(shared / "checkpoints/uqdm-tiny")
-        if not updated:
-            file = shared / "checkpoints/uqdm-tiny/checkpoint.pt"
-            net = UQDM.from_state_dict(torch.load(file, map_location="cpu"))
+@pytest.mark.parametrize(
+    ("weights", "updated"),
+    [
+        ("random", False),
+        ("random", True),
+        ("published layout", False),
+        ("published layout", True),
+        ("uqdm-nano", True),
+    ],
+)
+def test_save_pretrained(tmp_path: Path, weights: str, updated: bool) -> None:
+    if weights == "uqdm-nano":
+        net = image_models[weights](5, pretrained=True)
+    elif weights == "published layout":
+        write_published(tmp_path / "made", PUBLISHED["uqdm-tiny"])
+        net = UQDM.from_state_dict(torch.load(tmp_path / "made/checkpoint.pt"))
     else:
         net = UQDM(SMALL)
-        if updated:
-            net.update()
+    if updated:
+        net.update()
     net.save_pretrained(tmp_path / "saved")
     loaded = UQDM.from_pretrained(tmp_path / "saved")
     check_same(net, loaded)
@@ -478,8 +479,9 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         UQDM.from_checkpoint(file)
 
 
-def test_truncated_files(shared: Path, tmp_path: Path) -> None:
-    whole = (shared / "checkpoints/uqdm-tiny/checkpoint.pt").read_bytes()
+def test_truncated_files(tmp_path: Path) -> None:
+    write_published(tmp_path / "made", PUBLISHED["uqdm-tiny"])
+    whole = (tmp_path / "made/checkpoint.pt").read_bytes()
     file = tmp_path / "file.pt"
     for length in (1, 100, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
         file.write_bytes(whole[:length])
@@ -487,7 +489,7 @@ def test_truncated_files(shared: Path, tmp_path: Path) -> None:
             UQDM.from_checkpoint(file)
 
 
-def test_checkpoints_of_another_model(shared: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_another_model(tmp_path: Path) -> None:
     file = tmp_path / "file.pt"
     content: dict[str, Any]
     for content in (FactorizedPrior(8, 8).state_dict(), {}, {"model": {}, "ema": None}):
@@ -505,7 +507,8 @@ def test_checkpoints_of_another_model(shared: Path, tmp_path: Path) -> None:
         UQDM.from_checkpoint(tmp_path / "model")
     with pytest.raises(ValueError, match="width 8 and depth 1 is none of the published"):
         UQDM.from_checkpoint(tmp_path / "model/checkpoint.pt")
-    published = shared / "checkpoints/uqdm-tiny/checkpoint.pt"
+    write_published(tmp_path / "tiny", PUBLISHED["uqdm-tiny"])
+    published = tmp_path / "tiny/checkpoint.pt"
     with pytest.raises(ValueError, match="weights of another architecture"):
         UQDM.from_checkpoint(published, config=PUBLISHED["uqdm-small"])
     with pytest.raises(ValueError, match="weights must be one of"):

@@ -258,7 +258,7 @@ class UQDM(DiffusionModel):
 
     @property
     def portable(self) -> bool:
-        """Whether strings decode on any machine: in float64, after ``double()``."""
+        """Whether strings decode with other kernels: in float64, after ``double()``."""
         return self._dtype == torch.float64
 
     def split(self, stage: int, string: bytes) -> tuple[Guard, bytes]:
