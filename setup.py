@@ -52,6 +52,7 @@ setup(
             *TRAIN,
             "hypothesis",
             "mypy",
+            "pexpect",  # a terminal
             "pybind11",  # to fetch CompressAI's examples
             "pytest",
             "pytest-xdist",
