@@ -144,6 +144,7 @@ def test_checkpoints_by_time(work: Path) -> None:
     assert lines(work / "killed") == lines(work / "whole")
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
 def test_processes_stop_at_the_same_step(work: Path) -> None:
     """When any one of them is told to, and they go on to the same numbers."""
     run(command(work, "two", *RECORDS), processes=2)
