@@ -17,7 +17,7 @@ import tempfile
 import time
 
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,9 +25,11 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm import train as trainer
 from compressai_uqdm.datasets import ImageNet64
 from compressai_uqdm.losses import BitsPerDimensionLoss
+from compressai_uqdm.training import loop
+from compressai_uqdm.training.batches import BatchSampler, make_loader
+from compressai_uqdm.training.config import TrainingConfig
 
 ROWS = 3 * 64 * 64
 
@@ -49,7 +51,7 @@ class BareStep:
 
 
 class Stopwatch:
-    """Stands in for the trainer's progress bar: after each step it makes a bare one.
+    """Stands in for what shows the trainer's progress: after each step it makes a bare one.
 
     What passes between two calls of ``update`` is the trainer's.
     """
@@ -60,10 +62,10 @@ class Stopwatch:
         self.bare: list[float] = []
         self.since: float | None = None
 
-    def __call__(self, **kwargs: Any) -> "Stopwatch":
+    def __call__(self, step: int, steps: int, shown: bool) -> "Stopwatch":
         return self
 
-    def update(self) -> None:
+    def update(self, loss: float, seconds: float) -> None:
         now = time.perf_counter()
         if self.since is not None:
             self.trainer.append(now - self.since)
@@ -71,7 +73,7 @@ class Stopwatch:
             self.bare.append(time.perf_counter() - now)
         self.since = time.perf_counter()
 
-    def set_postfix(self, **kwargs: Any) -> None:
+    def say(self, text: str) -> None:
         pass
 
     def close(self) -> None:
@@ -87,13 +89,12 @@ def time_steps(batch_size: int, steps: int) -> dict[str, float]:
         for i in range(4):
             pixels = rng.integers(0, 256, (400, 500, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(photographs / f"{i}.png")
-        arguments = [str(photographs), f"{folder}/run", "--batch-size", str(batch_size)]
-        arguments += ["--steps", str(steps), "--log-every", "1"]
-        bar, trainer.tqdm = trainer.tqdm, stopwatch
-        try:
-            trainer.train(trainer.parse_args(arguments))
-        finally:
-            trainer.tqdm = bar
+        run = Path(folder) / "run"
+        config = TrainingConfig(
+            photographs, run, batch_size=batch_size, steps=steps, log_every=1
+        )
+        with patch.object(loop, "Progress", stopwatch):
+            loop.Run(config).train()
     ours, bare = (times[2:] for times in (stopwatch.trainer, stopwatch.bare))  # warm
     return {
         "batch size": batch_size,
@@ -115,9 +116,9 @@ def time_loader(images: int, batch_size: int, rounds: int) -> dict[str, float]:
         data = ImageNet64(folder)
         for seed in range(rounds + 1):  # the first also brings the files into memory
             steps = range(len(data) // batch_size)
-            draws = trainer.Draws(len(data), batch_size, 1, range(1), steps, seed)
+            sampler = BatchSampler(len(data), batch_size, 1, range(1), steps, seed)
             start = time.perf_counter()
-            n = sum(len(levels) for levels, _ in trainer.make_loader(data, draws, 0, False))
+            n = sum(len(levels) for levels, _ in make_loader(data, sampler, 0, False))
             rates.append(n / (time.perf_counter() - start))
     return {
         "images": images,

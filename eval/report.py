@@ -46,6 +46,7 @@ EXACT_SIDE = 256
 """Up to this many pixels a side, pictures are in the page as they are."""
 
 PREVIEW_QUALITY = 90
+DEFAULT_PICTURES = 3
 INK = "#123456"  # stands for the page's colour of text, which follows its theme
 
 
@@ -358,12 +359,18 @@ def picture_section(pictures: Sequence[Picture], coder: str) -> str:
     )
 
 
-def choose(images: ImageSet, count: int) -> list[int]:
+def choose(images: ImageSet, count: int | None) -> list[int]:
     """Places of so many images, evenly from the whole set.
+
+    Args:
+        images: the set.
+        count: how many; by default three, or all if there are fewer.
 
     Raises:
         InputError: there are not so many.
     """
+    if count is None:
+        count = min(DEFAULT_PICTURES, len(images))
     if not 1 <= count <= len(images):
         raise InputError(f"expected 1 to {len(images)} pictures, got {count}")
     return sorted({round(i) for i in np.linspace(0, len(images) - 1, count)})
@@ -379,7 +386,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--images", type=Path, help="the images, to show some of them")
     parser.add_argument("--model", default="uqdm-tiny-ctx", help="what codes them")
     parser.add_argument("--reconstruction", choices=METHODS, default="denoise")
-    parser.add_argument("--pictures", type=int, default=3, help="how many to show")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        help=f"how many to show, by default up to {DEFAULT_PICTURES}",
+    )
     args = parser.parse_args(argv)
 
     curves = read_curves([args.results])

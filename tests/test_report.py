@@ -3,8 +3,11 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 from html.parser import HTMLParser
@@ -22,6 +25,7 @@ from result_files import Bjontegaard, Curve, read_curves
 from stages import Received
 from test_figures import result
 
+REPOSITORY = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -176,6 +180,43 @@ def test_without_pictures(folder: Path) -> None:
     # the anchor is none of ours
     (chosen,) = [a for a in shown.all("option") if "selected" in a]
     assert chosen["value"] == "1"
+
+
+@pytest.mark.slow
+def test_whole_evaluation_of_two_images(tmp_path: Path) -> None:
+    """As a newcomer tries it: few images, small ones, and the packaged model."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        fine = coarse.resize((40, 36), Image.Resampling.BICUBIC)
+        fine.save(tmp_path / f"images/{name}.png")
+    results = tmp_path / "results"
+    here = Path(sys.executable).parent
+    offline = {
+        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+        "TORCH_HOME": str(tmp_path / "no weights of others"),
+        "PATH": os.pathsep.join([str(here), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [REPOSITORY / "eval/all.sh", tmp_path / "images", results, "uqdm-nano"],
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (results / "curves.svg").stat().st_size > 0
+    shown = Page((results / "report.html").read_text())
+    assert "images: 2 images" in shown.texts
+    for name in ("uqdm-nano (denoise)", "JPEG 2000", "PNG"):
+        assert name in shown.texts
+    pictures = shown.data["pictures"]
+    assert [picture["name"] for picture in pictures] == ["a.png", "b.png"]
+    for picture in pictures:
+        assert picture["steps"][-1]["words"].endswith("exact")
+        source = np.asarray(Image.open(tmp_path / "images" / picture["name"]))
+        assert (decode(picture["steps"][-1]["src"]) == source).all()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")

@@ -1,0 +1,88 @@
+"""What a run measures of itself: means over steps, as JSON lines and for TensorBoard."""
+
+import json
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ..atomic import write_atomically
+
+__all__ = ["Records", "RunningMeans"]
+
+
+class RunningMeans:
+    """Means of a step's values since the last record, over all processes.
+
+    It goes into checkpoints, so that a record is of the same steps whether or not the run
+    was interrupted among them.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.steps, self.seconds = 0, 0.0
+
+    def add(self, values: Tensor, seconds: float) -> None:
+        """Take in one step: its values in this process, and how long it took."""
+        self.sums = values if self.sums is None else self.sums + values
+        self.steps += 1
+        self.seconds += seconds
+
+    def means(self, accelerator: Accelerator) -> list[float]:
+        """The means so far. All processes must ask together, after one step or more."""
+        assert self.sums is not None
+        return accelerator.reduce(self.sums / self.steps, "mean").tolist()
+
+    def clear(self) -> None:
+        """Begin the next record."""
+        self.sums, self.steps, self.seconds = None, 0, 0.0
+
+    def state_dict(self, accelerator: Accelerator) -> dict[str, Any]:
+        """For a checkpoint. All processes must ask together."""
+        sums = None if self.sums is None else accelerator.gather(self.sums[None]).cpu()
+        return {"sums": sums, "steps": self.steps, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any], accelerator: Accelerator) -> None:
+        """Inverse of :meth:`state_dict`; with other processes, each takes the mean."""
+        sums = state["sums"]
+        if sums is not None:
+            same = len(sums) == accelerator.num_processes
+            sums = sums[accelerator.process_index] if same else sums.mean(0)
+            sums = sums.to(accelerator.device)
+        self.sums, self.steps, self.seconds = sums, state["steps"], state["seconds"]
+
+
+class Records:
+    """The files of records in a run's folder.
+
+    Args:
+        folder: where.
+        step: a resumed run's; what was written of later ones is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if _whole(line)]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            with write_atomically(self.path) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
+        self.board = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Have all of it in the files."""
+        self.board.flush()
+
+
+def _whole(line: str) -> bool:
+    # the last line of a killed run may be cut
+    return line.startswith("{") and line.endswith("}")
