@@ -43,7 +43,7 @@ class Passes:
         self.count, self.seconds = 0, 0.0
         run = net.run_network
 
-        def run_timed(*arguments: torch.Tensor) -> list[torch.Tensor]:
+        def run_timed(*arguments: Any) -> list[torch.Tensor]:
             start = time.perf_counter()
             outputs = run(*arguments)
             self.seconds += time.perf_counter() - start

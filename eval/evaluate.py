@@ -42,6 +42,7 @@ from torch import Tensor
 from compressai_uqdm import UQDM
 from compressai_uqdm.models.base import DiffusionModel, Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
+from compressai_uqdm.models.windows import Progress
 from compressai_uqdm.zoo import ARCHITECTURES, load_model
 
 METHODS: tuple[Reconstruction, ...] = get_args(Reconstruction)
@@ -82,7 +83,7 @@ class Network:
         pixels: Any = net.pixel_conditional
         pixels.encode = encode_pixels_marked
 
-    def run(self, z_t: Tensor, gamma_t: Tensor) -> list[Tensor]:
+    def run(self, z_t: Tensor, gamma_t: Tensor, progress: Progress) -> list[Tensor]:
         self.marks.append(self.now())
         for known, outputs, seconds in self._passes:
             if torch.equal(known, z_t):
@@ -90,7 +91,7 @@ class Network:
                 self.seconds += seconds
                 return outputs
         start = self.now()[0]
-        outputs = self._run(z_t, gamma_t)
+        outputs = self._run(z_t, gamma_t, progress)
         seconds = self.now()[0] - start
         self.seconds += seconds
         self._passes.append((z_t, outputs, seconds))

@@ -73,7 +73,7 @@ VARIANCE = 0.01
 def with_optimal_network(net: VDM) -> VDM:
     """The network replaced by the best one for pixels that are Gaussian about grey."""
 
-    def run(z: Tensor, gamma: Tensor) -> list[Tensor]:
+    def run(z: Tensor, gamma: Tensor, progress: object) -> list[Tensor]:
         alpha2, sigma2 = torch.sigmoid(-gamma), torch.sigmoid(gamma)
         x_hat = alpha2.sqrt() * VARIANCE / (alpha2 * VARIANCE + sigma2) * z
         return [(z - alpha2.sqrt() * x_hat) / sigma2.sqrt(), torch.ones_like(z)]
