@@ -11,36 +11,36 @@ from typing import TYPE_CHECKING, Any
 from . import plugin
 
 if TYPE_CHECKING:
-    from .container import DamagedFileError as DamagedFileError
-    from .files import NotYetError as NotYetError
-    from .files import Picture as Picture
-    from .files import StreamingDecoder as StreamingDecoder
-    from .files import decode as decode
-    from .files import encode as encode
-    from .files import load as load
-    from .files import save as save
+    from .errors import DamagedFileError as DamagedFileError
+    from .errors import DamagedStringError as DamagedStringError
+    from .files.decoding import NotYetError as NotYetError
+    from .files.decoding import Picture as Picture
+    from .files.decoding import StreamingDecoder as StreamingDecoder
+    from .files.decoding import decode as decode
+    from .files.decoding import load as load
+    from .files.encoding import QualityWarning as QualityWarning
+    from .files.encoding import encode as encode
+    from .files.encoding import save as save
     from .models import UQDM as UQDM
     from .models import VDM as VDM
-    from .models import ContextUQDM as ContextUQDM
     from .models import UQDMConfig as UQDMConfig
-    from .varint import DamagedStringError as DamagedStringError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ContextUQDM": ".models",
-    "DamagedFileError": ".container",
-    "DamagedStringError": ".varint",
-    "NotYetError": ".files",
-    "Picture": ".files",
-    "StreamingDecoder": ".files",
+    "DamagedFileError": ".errors",
+    "DamagedStringError": ".errors",
+    "NotYetError": ".files.decoding",
+    "Picture": ".files.decoding",
+    "QualityWarning": ".files.encoding",
+    "StreamingDecoder": ".files.decoding",
     "UQDM": ".models",
     "UQDMConfig": ".models",
     "VDM": ".models",
-    "decode": ".files",
-    "encode": ".files",
-    "load": ".files",
-    "save": ".files",
+    "decode": ".files.decoding",
+    "encode": ".files.encoding",
+    "load": ".files.decoding",
+    "save": ".files.encoding",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -1,10 +1,8 @@
-"""Numbers as bytes, and the error of bytes that are not what was written."""
+"""Numbers as bytes."""
 
-__all__ = ["DamagedStringError", "read_varint", "varint"]
+from .errors import DamagedStringError
 
-
-class DamagedStringError(ValueError):
-    """A string is not what this model wrote for this image size."""
+__all__ = ["read_varint", "varint"]
 
 
 def varint(number: int) -> bytes:

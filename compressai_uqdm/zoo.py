@@ -1,13 +1,14 @@
-"""Our models, put into CompressAI's zoo on import, and where weights come from.
+"""Our models by name: what each is made of, and where its weights come from.
 
-Our data sets and criterion enter CompressAI's registries with them.
+On import they enter CompressAI's zoo, and our data sets and criterion its registries.
 """
 
 import functools
 import hashlib
 import os
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +24,102 @@ from huggingface_hub.utils import (
 
 from . import datasets as datasets
 from . import losses as losses
-from .models.base import DiffusionModel
 from .models.checkpoint import allow_published_files
-from .models.config import GAUSSIAN, PUBLISHED
-from .models.uqdm import UQDM, ContextUQDM
+from .models.config import GAUSSIAN, PUBLISHED, UQDMConfig
+from .models.diffusion_model import DiffusionModel
+from .models.uqdm import UQDM
 from .models.vdm import VDM
 
-__all__ = ["find_weights", "load_model"]
+__all__ = ["RECIPES", "Recipe", "find_weights", "load_model"]
 
 HUB_REPOSITORY = "justuswill/UQDM"
 LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
 FILES = ("config.json", "checkpoint.pt")
+ASSETS = Path(__file__).parent / "assets"
 
-# Our own small model comes with the package.
-NANO = "uqdm-nano"
-NANO_WEIGHTS = Path(__file__).parent / "weights/uqdm-nano.safetensors"
-NANO_CONTEXTS = Path(__file__).parent / "contexts/uqdm-nano.npz"
 
-CONTEXT = "-ctx"
-ARCHITECTURES: dict[str, type[DiffusionModel]] = {
-    **{name: UQDM for name in PUBLISHED},
-    **{name + CONTEXT: ContextUQDM for name in PUBLISHED},
-    **{name: VDM for name in GAUSSIAN},
-    NANO: UQDM,
-    NANO + CONTEXT: ContextUQDM,
-}
-CONFIGS = {**PUBLISHED, **GAUSSIAN, NANO: PUBLISHED["uqdm-tiny"]}
+@dataclass(frozen=True)
+class Recipe:
+    """What a name of the zoo stands for.
 
-# SHA-256 of the published weights, where we had the file to take it of.
-DIGESTS = {
-    "uqdm-tiny": "52644fcb40135471a2d2b526ea67ccb888425b472e8f889117fbee0ede428637",
-}
+    Args:
+        name: the name.
+        cls: class of the model.
+        config: its configuration.
+        weights: a file in the package, the name of a folder of published weights, or
+            None where there are none.
+        contexts: file of the networks of its context priors, if it has them.
+        digest: SHA-256 of the published weights, where we had them to take it of.
+    """
+
+    name: str
+    cls: type[DiffusionModel]
+    config: UQDMConfig
+    weights: Path | str | None = None
+    contexts: Path | None = None
+    digest: str | None = None
+
+    def load(self, progress: bool = True, **kwargs: Any) -> DiffusionModel:
+        """The model with its weights, ready to code.
+
+        Raises:
+            FileNotFoundError: there are none, or they were not found.
+        """
+        if self.weights is None:
+            raise FileNotFoundError(
+                f"no weights of {self.name} are published: train it, with CompressAI's "
+                "train.py for one, and load it with from_checkpoint or eval_model's "
+                "checkpoint"
+            )
+        path = self.weights
+        if not isinstance(path, Path):
+            path = find_weights(path, self.digest, progress)
+        if self.contexts:
+            kwargs["contexts"] = self.contexts
+        return self.cls.from_checkpoint(path, **kwargs)
+
+    def from_state_dict(self, state_dict: Mapping[str, Any]) -> DiffusionModel:
+        """A model with weights from elsewhere, and the contexts of this name.
+
+        CompressAI's tools call it on a checkpoint that is given with a name.
+        """
+        net = self.cls.from_state_dict(state_dict)
+        if self.contexts and isinstance(net, UQDM) and net.config.latent_prior == "uniform":
+            net.load_contexts(self.contexts)
+        return net
+
+
+def _with_contexts(recipe: Recipe, contexts: Path) -> Recipe:
+    config = replace(recipe.config, latent_prior="context")
+    return replace(recipe, name=f"{recipe.name}-ctx", config=config, contexts=contexts)
+
+
+def _published(name: str, digest: str | None = None) -> Recipe:
+    return Recipe(name, UQDM, PUBLISHED[name], weights=name, digest=digest)
+
+
+_plain = [
+    _published(
+        "uqdm-tiny", "52644fcb40135471a2d2b526ea67ccb888425b472e8f889117fbee0ede428637"
+    ),
+    _published("uqdm-small"),
+    _published("uqdm-medium"),
+    _published("uqdm-big"),
+]
+_nano = Recipe(
+    "uqdm-nano", UQDM, PUBLISHED["uqdm-tiny"], ASSETS / "uqdm-nano/weights.safetensors"
+)
+_recipes = [
+    *_plain,
+    # fitted to uqdm-tiny; its three larger kin take them over
+    *(_with_contexts(recipe, ASSETS / "uqdm-tiny/contexts.npz") for recipe in _plain),
+    *(Recipe(name, VDM, config) for name, config in GAUSSIAN.items()),
+    _nano,
+    _with_contexts(_nano, ASSETS / "uqdm-nano/contexts.npz"),
+]
+
+RECIPES = {recipe.name: recipe for recipe in _recipes}
+"""All names, in the order in which they enter CompressAI's zoo."""
 
 
 def load_model(
@@ -85,22 +151,19 @@ def load_model(
     """
     if metric != "mse":
         raise ValueError(f'metric must be "mse", got {metric!r}')
-    weights, cls = name.removesuffix(CONTEXT), ARCHITECTURES[name]
-    if name == NANO + CONTEXT:
-        kwargs.setdefault("contexts", NANO_CONTEXTS)
+    recipe = RECIPES[name]
     if not pretrained:
-        return cls(CONFIGS[weights], quality=quality, **kwargs)
-    if weights in GAUSSIAN:
-        raise FileNotFoundError(
-            f"no weights of {name} are published: train it, with CompressAI's train.py for "
-            "one, and load it with VDM.from_checkpoint or eval_model's checkpoint"
-        )
-    path = NANO_WEIGHTS if weights == NANO else find_weights(weights, progress)
-    return cls.from_checkpoint(path, quality=quality, **kwargs)
+        return recipe.cls(recipe.config, quality=quality, **kwargs)
+    return recipe.load(progress, quality=quality, **kwargs)
 
 
-def find_weights(name: str, progress: bool = True) -> Path:
+def find_weights(name: str, digest: str | None = None, progress: bool = True) -> Path:
     """The folder with ``config.json`` and ``checkpoint.pt`` of a published model.
+
+    Args:
+        name: of the model.
+        digest: SHA-256 of ``checkpoint.pt``, checked after a download.
+        progress: show the progress of a download.
 
     It is looked for in the folder that ``COMPRESSAI_UQDM_ZOO`` names, then in the
     Hub's cache, then on the Hub.
@@ -132,7 +195,8 @@ def find_weights(name: str, progress: bool = True) -> Path:
     finally:
         if shown:
             enable_progress_bars()
-    _check_digest(name, paths[1])
+    if digest is not None:
+        _check_digest(name, paths[1], digest)
     return paths[1].parent
 
 
@@ -157,10 +221,7 @@ def _download(files: Sequence[str]) -> list[Path]:
         raise unreachable or error from error
 
 
-def _check_digest(name: str, path: Path) -> None:
-    expected = DIGESTS.get(name)
-    if expected is None:
-        return
+def _check_digest(name: str, path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -174,12 +235,12 @@ def _check_digest(name: str, path: Path) -> None:
 def _register() -> None:
     """Append our models to CompressAI's, so that the ids of its own stay."""
     allow_published_files()
-    for name, cls in ARCHITECTURES.items():
+    for name, recipe in RECIPES.items():
         entry: Callable[..., DiffusionModel] = functools.partial(load_model, name)
         functools.update_wrapper(entry, load_model)
         compressai_zoo.image_models[name] = entry
         compressai_zoo.models[name] = entry
-        compressai_zoo.image.model_architectures[name] = cls
+        compressai_zoo.image.model_architectures[name] = recipe
 
 
 _register()

@@ -20,9 +20,9 @@ import torch
 from compressai.zoo import image_models
 
 from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
-from compressai_uqdm.entropy_models.dither import LATTICE
 from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.train_context import (
+from compressai_uqdm.entropy_models.lattice import LATTICE
+from compressai_uqdm.training.context import (
     FloatContext,
     StageData,
     collect,
@@ -58,7 +58,7 @@ def integer_bits(
     indexes = conditional.build_indexes(data.scales).numpy()
     bits = 0.0
     for residual, index in zip(data.residuals.numpy().astype(np.int32), indexes):
-        correction = conditional._correction(index)
+        correction = conditional.correction(index)
         for g in range(len(GROUPS)):
             r = group(residual, g)
             d, i = correction.prior(g)
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     table: dict[str, list[float]] = {
         name: [] for name in ["none", *variants, "12, integers"]
     }
-    for stage, (prior, train, test) in enumerate(zip(net.priors, fitted, measured)):
+    for stage, (prior, train, test) in enumerate(zip(net.latent_priors, fitted, measured)):
         none = bits_of(prior, test.residuals / LATTICE, test.scales)
         table["none"].append(none / pixels)
         for name, make in variants.items():

@@ -21,8 +21,8 @@ from compressai.zoo import image_models
 from PIL import Image
 from tqdm import tqdm
 
-from compressai_uqdm.models.base import Latent
-from compressai_uqdm.models.progressive import PictureDecoder
+from compressai_uqdm.codec.latent import Latent
+from compressai_uqdm.codec.streaming import PictureDecoder
 
 FRACTIONS = (0, 1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16)
 

@@ -40,61 +40,54 @@ from runs import (
 from torch import Tensor
 
 from compressai_uqdm import UQDM
-from compressai_uqdm.models.base import DiffusionModel, Reconstruction
+from compressai_uqdm.codec.coders import Decoder, Encoder
+from compressai_uqdm.denoisers.base import Denoiser
+from compressai_uqdm.diffusion import image_to_levels
+from compressai_uqdm.models.base import Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
-from compressai_uqdm.models.windows import Progress
-from compressai_uqdm.zoo import ARCHITECTURES, load_model
+from compressai_uqdm.models.diffusion_model import DiffusionModel
+from compressai_uqdm.progress import Progress
+from compressai_uqdm.zoo import RECIPES, load_model
 
 METHODS: tuple[Reconstruction, ...] = get_args(Reconstruction)
 
 
-class Network:
+class Network(Denoiser):
     """The network that models of the same weights share, and a clock.
 
     The clock runs as if every pass were computed where it is asked for.
     """
 
     def __init__(self, net: DiffusionModel):
-        self.weights = dict(net.denoiser.state_dict())
-        self.config = net.config
-        self._run = net.run_network
-        self._passes: list[tuple[Tensor, list[Tensor], float]] = []
+        super().__init__()
+        self.inner, self.config = net.denoiser, net.config
+        self._passes: list[tuple[Tensor, tuple[Tensor, Tensor], float]] = []
         self._credit = 0.0
         self.seconds = 0.0
         """Spent in passes so far."""
-        self.marks: list[tuple[float, float]] = []
-        """Clock and ``seconds`` at the start of each pass, and of coding the pixels."""
 
     def fits(self, net: DiffusionModel) -> bool:
-        state = net.denoiser.state_dict()
-        return self.config == net.config and all(
-            torch.equal(state[name], weight) for name, weight in self.weights.items()
+        state, same = net.denoiser.state_dict(), ("network", "n_timesteps")
+        return all(
+            getattr(self.config, name) == getattr(net.config, name) for name in same
+        ) and all(
+            torch.equal(state[name], weight)
+            for name, weight in self.inner.state_dict().items()
         )
 
-    def serve(self, net: DiffusionModel) -> None:
-        """Run the passes of a model from now on."""
-        encode_pixels = net.pixel_conditional.encode
-
-        def encode_pixels_marked(*arguments: Any) -> None:
-            self.marks.append(self.now())
-            encode_pixels(*arguments)
-
-        net.run_network = self.run  # type: ignore[method-assign]
-        pixels: Any = net.pixel_conditional
-        pixels.encode = encode_pixels_marked
-
-    def run(self, z_t: Tensor, gamma_t: Tensor, progress: Progress) -> list[Tensor]:
-        self.marks.append(self.now())
+    def forward(
+        self, z: Tensor, gamma: Tensor, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
         for known, outputs, seconds in self._passes:
-            if torch.equal(known, z_t):
+            if torch.equal(known, z):
                 self._credit += seconds
                 self.seconds += seconds
                 return outputs
         start = self.now()[0]
-        outputs = self._run(z_t, gamma_t, progress)
+        outputs = self.inner(z, gamma, progress)
         seconds = self.now()[0] - start
         self.seconds += seconds
-        self._passes.append((z_t, outputs, seconds))
+        self._passes.append((z, outputs, seconds))
         return outputs
 
     def now(self) -> tuple[float, float]:
@@ -119,12 +112,11 @@ def since(start: tuple[float, float], ends: Sequence[tuple[float, float]]) -> Ti
 def encode(
     net: UQDM, network: Network, x: Tensor, seed: int
 ) -> tuple[list[bytes], Sequence[int], Times]:
-    """The segments of an image, and the times up to the end of each."""
-    network.marks.clear()
+    """The strings of an image, and the times up to the end of each."""
     start = network.now()
-    out = net.compress(x, seed=seed)
-    ends = [*network.marks[1:], network.now()]
-    return [segment[0] for segment in out["strings"]], out["shape"], since(start, ends)
+    encoder = Encoder(image_to_levels(x), seed, net.dtype, net.portable)
+    ends = [network.now() for _ in net.walk(encoder, net.n_stages)]
+    return encoder.strings(), x.shape, since(start, ends)
 
 
 Compare = Callable[[Reconstruction, int, np.ndarray], Mapping[str, float]]
@@ -152,12 +144,14 @@ def code(
         RuntimeError: the stream did not give the image itself.
     """
     x = as_tensor(image, net)
-    segments, shape, encoding = encode(net, network, x, seed)
+    strings, shape, encoding = encode(net, network, x, seed)
+    guarded = [net.is_guarded(i) for i in range(net.n_stages)]
     distortions: dict[str, list[Mapping[str, float]]] = {m: [] for m in METHODS}
     decoding: dict[str, list[list[float]]] = {m: [] for m in METHODS}
     spent, start = np.zeros(2), network.now()
     # decompress() gives one method at a time; this decodes once for all three
-    for latent in net._decode(segments, (3, *shape), seed):
+    decoder = Decoder.of(strings, guarded, shape, seed)
+    for latent in net.walk(decoder, net.n_stages):
         spent += np.subtract(network.now(), start)
         for method in METHODS:
             fresh = replace(latent)  # without what is known of it, to take its time
@@ -165,12 +159,12 @@ def code(
             levels = net.reconstruct(fresh, method, seed)
             decoding[method].append((spent + np.subtract(network.now(), start)).tolist())
             decoded = levels[0].permute(1, 2, 0).cpu().numpy()
-            distortions[method].append(compare(method, latent.stage, decoded))
+            distortions[method].append(compare(method, latent.stages, decoded))
         start = network.now()
     if not np.array_equal(decoded, image):
         raise RuntimeError("the whole stream did not decode to the image itself")
     return {
-        "bits": (8 * np.cumsum([len(s) for s in segments])).tolist(),
+        "bits": (8 * np.cumsum([len(s) for s in strings])).tolist(),
         "estimate": cumulative_bits(net.estimate(x, seed)),
         "distortions": distortions,
         "encode": encoding,
@@ -263,12 +257,12 @@ def load(model: str, weights: Weights) -> tuple[str, DiffusionModel]:
         InputError: it is none of the zoo's, or has no weights, or others.
     """
     name, _, checkpoint = model.partition("=")
-    if name not in ARCHITECTURES:
-        names = ", ".join(ARCHITECTURES)
+    if name not in RECIPES:
+        names = ", ".join(RECIPES)
         raise InputError(f"no model {name!r} in the zoo, which has {names}")
     try:
         if checkpoint:
-            net = ARCHITECTURES[name].from_checkpoint(checkpoint, weights)
+            net = RECIPES[name].cls.from_checkpoint(checkpoint, weights)
         else:
             net = load_model(name, 1, pretrained=True, weights=weights)
     except (ValueError, FileNotFoundError) as error:
@@ -337,7 +331,7 @@ def main(argv: list[str]) -> None:
             continue
         known = [network for network in networks.values() if network.fits(net)]
         networks[model] = known[0] if known else Network(net)
-        networks[model].serve(net)
+        net.denoiser = networks[model]
         nets[model], runs[model] = net, run
     if not nets:
         return

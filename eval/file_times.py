@@ -17,7 +17,8 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm.files import Codec, decode, encode, open_codec
+from compressai_uqdm import decode, encode
+from compressai_uqdm.files.model import Codec, open_codec
 
 ARITHMETICS = ("float32", "float64")
 
@@ -28,13 +29,13 @@ def middle(image: Image.Image, side: int) -> Image.Image:
 
 
 @torch.no_grad()
-def pass_ratio(codecs: dict[str, Codec], image: Image.Image) -> float:
+def pass_ratio(codec: Codec, image: Image.Image) -> float:
     """Time of a network pass in double precision over that in single."""
     times: dict[str, list[float]] = {a: [] for a in ARITHMETICS}
-    nets = {a: codecs[a].prepare(a, 16) for a in ARITHMETICS}
+    nets = {a: codec.computing_in(a) for a in ARITHMETICS}
     for _ in range(5):
         for arithmetic, net in nets.items():
-            latent = net.first_latent((3, *image.size), 0)
+            latent = net.first_latent((1, 3, *image.size), 0)
             start = time.perf_counter()
             net.predict(latent.z, latent.step)
             times[arithmetic].append(time.perf_counter() - start)
@@ -50,13 +51,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     whole = Image.open(args.image).convert("RGB")
-    # a codec for each arithmetic: a model is copied when its arithmetic changes
-    codecs = {a: open_codec.__wrapped__(args.model) for a in ARITHMETICS}
+    codec = open_codec(args.model)
     rows = []
     for image, repeats in ((middle(whole, 64), 5), (middle(whole, 256), 1), (whole, 1)):
         times: dict[str, list[float]] = {}
         for _ in range(repeats + 1):
-            for arithmetic, codec in codecs.items():
+            for arithmetic in ARITHMETICS:
                 start = time.perf_counter()
                 data = encode(image, codec, arithmetic=arithmetic)
                 times.setdefault(f"encode {arithmetic}", []).append(
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             row[f"{way} ratio"] = row[f"{way} float64"] / row[f"{way} float32"]
         print(row, flush=True)
         rows.append(row)
-    ratio = pass_ratio(codecs, middle(whole, 256))
+    ratio = pass_ratio(codec, middle(whole, 256))
     print(f"network passes, float64 to float32: {ratio:.2f}")
     if args.json:
         data = {"model": args.model, "threads": args.threads, "rows": rows}

@@ -12,9 +12,12 @@ import zlib
 
 import atheris
 
-with atheris.instrument_imports(include=["compressai_uqdm.container"]):
-    from compressai_uqdm.container import MAGIC, VERSION, Header, parse_header
-from compressai_uqdm.varint import DamagedStringError, varint
+with atheris.instrument_imports(include=["compressai_uqdm.files"]):
+    from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
+    from compressai_uqdm.files.v2 import VERSION
+from compressai_uqdm import DamagedStringError
+from compressai_uqdm.files.header import Header
+from compressai_uqdm.varint import varint
 
 LIMIT = 1 << 20
 
@@ -31,7 +34,7 @@ def parse(data: bytes) -> Header | None:
         return None
     header, length = found
     assert length <= len(data) and header.size[0] * header.size[1] <= LIMIT
-    assert parse_header(header.pack(), LIMIT) == (header, len(header.pack()))
+    assert parse_header(pack_header(header), LIMIT) == (header, len(pack_header(header)))
     return header
 
 

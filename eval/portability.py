@@ -13,6 +13,7 @@ integers spends about 1.44 f bits a number, f the fraction of numbers within the
 """
 
 import argparse
+import copy
 import json
 import sys
 
@@ -27,10 +28,11 @@ from compressai.zoo import image_models
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from compressai_uqdm.entropy_models import DamagedStringError
-from compressai_uqdm.entropy_models.dither import dither
+from compressai_uqdm import UQDM, DamagedStringError
+from compressai_uqdm.codec.coders import Decoder
+from compressai_uqdm.denoisers import windowed
 from compressai_uqdm.entropy_models.guard import MARGIN, Guard
-from compressai_uqdm.models import UQDM, base
+from compressai_uqdm.entropy_models.randomness import dither
 
 KINDS = ("scale", "location")
 
@@ -56,10 +58,10 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def window_batch(n: int) -> Iterator[None]:
-    before = base.WINDOW_BATCH["cpu"]
-    base.WINDOW_BATCH["cpu"] = n
+    before = windowed.BATCH["cpu"]
+    windowed.BATCH["cpu"] = n
     yield
-    base.WINDOW_BATCH["cpu"] = before
+    windowed.BATCH["cpu"] = before
 
 
 SETTINGS: dict[str, Callable] = {
@@ -85,9 +87,11 @@ def contiguous(net: UQDM) -> Iterator[None]:
 
 @contextmanager
 def compiled(net: UQDM) -> Iterator[None]:
+    plain = net.denoiser
+    net.denoiser = copy.deepcopy(plain)
     net.denoiser.compile()
     yield
-    net.denoiser._compiled_call_impl = None
+    net.denoiser = plain
 
 
 @torch.no_grad()
@@ -96,7 +100,7 @@ def numbers(net: UQDM, latents: list[Tensor], seed: int) -> list[list[Tensor]]:
     out = []
     for stage, z in enumerate(latents):
         p = net.predict(z, net.noise_schedule.step(stage))
-        prior, watch = net.priors[stage], Watch()
+        prior, watch = net.latent_priors[stage], Watch()
         prior.build_indexes(p.scales[0], watch)
         prior.locate(p.means[0], dither(seed, stage, z.shape[1:]), watch)
         out.append(watch.seen)
@@ -120,10 +124,12 @@ def main(argv: list[str]) -> None:
         encoded, latents, before = [], [], []
         for seed, x in enumerate(images):
             strings = [s[0] for s in net.compress(x, seed)["strings"]]
-            first = net.first_latent(x.shape[1:], seed).z
-            decoded = net._decode(strings, x.shape[1:], seed)
+            guarded = [net.is_guarded(i) for i in range(net.n_stages)]
+            decoder = Decoder.of(strings, guarded, x.shape, seed)
             with torch.no_grad():
-                z = [first, *(latent.z for latent in decoded)][: net.config.n_timesteps]
+                decoded = net.walk(decoder, net.n_stages)
+                z = [net.first_latent(x.shape, seed).z, *(latent.z for latent in decoded)]
+            z = z[: net.config.n_timesteps]
             encoded.append(strings)
             latents.append(z)
             before.append(numbers(net, z, seed))

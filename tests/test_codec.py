@@ -11,8 +11,9 @@ from compressai.zoo import image_models
 from PIL import Image
 
 from compressai_uqdm import UQDM
-from compressai_uqdm.models.windows import run_in_windows, window_starts
-from compressai_uqdm.zoo import NANO_WEIGHTS
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.denoisers.windowed import run_in_windows, window_starts
+from compressai_uqdm.zoo import RECIPES
 
 
 @pytest.fixture(scope="session", params=["uqdm-nano", "uqdm-nano-ctx"])
@@ -85,7 +86,8 @@ def test_whole_photograph(net: UQDM, whole: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("overlap", [0, 1, 8, 16, 32])
 def test_any_overlap(whole: torch.Tensor, overlap: int) -> None:
-    net = UQDM.from_checkpoint(NANO_WEIGHTS, overlap=overlap)
+    net = UQDM.from_checkpoint(RECIPES["uqdm-nano"].weights)
+    net.denoiser.overlap = overlap
     x = whole[:, :, :70, :90]
     out = net.compress(x)
     assert (net.decompress(out["strings"], out["shape"])["x_hat"] == x).all()
@@ -182,7 +184,7 @@ def test_bad_quality(net: UQDM, quality: object) -> None:
 
 def test_bad_overlap() -> None:
     with pytest.raises(ValueError, match=r"0\.\.32, got 64"):
-        UQDM(overlap=64)
+        UNetConfig(overlap=64)
 
 
 def test_tables_must_be_built_first() -> None:

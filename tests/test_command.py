@@ -19,7 +19,7 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm.command import main
+from compressai_uqdm.cli import main
 from compressai_uqdm.container import parse_header
 
 
@@ -53,7 +53,7 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
     size = Path("a.uqdm").stat().st_size
-    for word in ("version 1", f"{size} bytes", "24 x 16", "uqdm-nano-ctx", "stage 5"):
+    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-nano-ctx", "stage 5"):
         assert word in told.out
     assert told.err == ""
 
@@ -94,10 +94,10 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the picture is of 3 of 5 stages" in capsys.readouterr().err
     assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
     assert pixels("bad.png") == pixels("three.png")
-    data[6] = 2
+    data[6] = 3
     Path("new.uqdm").write_bytes(data)
     assert main(["decode", "new.uqdm", "new.png"]) == 1
-    assert "version 2" in capsys.readouterr().err
+    assert "version 3" in capsys.readouterr().err
 
 
 def test_several_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,10 +271,10 @@ def test_limits_that_change_nothing_or_are_missed(
     assert main(["decode", "c.uqdm", "c3.png", "--stage", "3"]) == 0
     assert "c.uqdm: cut short: 2 of 3 stages and " in told()
 
-    limits = ["--min-psnr", "40", "--max-bytes", "300"]
+    limits = ["--min-psnr", "40", "--max-bytes", "200"]
     assert main(["encode", "a.png", "d.uqdm", *limits]) == 0
     message = told()
-    assert Path("d.uqdm").stat().st_size == 300
+    assert Path("d.uqdm").stat().st_size == 200
     assert main(["decode", "d.uqdm", "d.png"]) == 0
     errors = np.array(Image.open("d.png"), float) - np.array(Image.open("a.png"), float)
     reached = 10 * np.log10(255**2 / np.square(errors).mean())
@@ -314,11 +314,11 @@ def test_pipes(folder: Path) -> None:
 def test_no_network_library_where_none_runs(folder: Path) -> None:
     """Help, info and truncate answer at once, and what is wrong is told at once."""
     script = (
-        "import sys; from compressai_uqdm.command import main\n"
+        "import sys; from compressai_uqdm.cli import main\n"
         "try: sys.exit(main(sys.argv[1:]))\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    data = str(Path(__file__).parent / "data/v1-rgb.uqdm")
+    data = str(Path(__file__).parent / "data/v2-rgb.uqdm")
     Path("old.uqdm").write_text("dear")
     Path("text.png").write_text("no picture")
     for code, command in (
@@ -384,7 +384,7 @@ def test_weights_without_a_network(folder: Path, hub: str) -> None:
     assert server.asked == (hub == "hangs up")
 
     # files of a model that is not there, among others
-    data = Path(__file__).parent.joinpath("data/v1-rgb.uqdm").read_bytes()
+    data = Path(__file__).parent.joinpath("data/v2-rgb.uqdm").read_bytes()
     header, start = parse_header(data)  # type: ignore[misc]
     other = dataclasses.replace(header, model="uqdm-tiny").pack() + data[start:]
     Path("out/a.uqdm").write_bytes(other)
@@ -417,7 +417,7 @@ def test_full_disk(folder: Path, command: str) -> None:
     """A limit on the size of files stands in for a disk with no room."""
     source, options = "a.png", ["--force"]
     if command == "truncate":
-        source, options = str(Path(__file__).parent / "data/v1-rgb.uqdm"), ["--stage", "5"]
+        source, options = str(Path(__file__).parent / "data/v2-rgb.uqdm"), ["--stage", "5"]
 
     def no_room() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -10,22 +10,26 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm import UQDM, ContextUQDM, UQDMConfig, train_context
+from compressai_uqdm import UQDM, UQDMConfig, train_context
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
-from compressai_uqdm.entropy_models.context import (
+from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.entropy_models.latents.context import (
     HIDDEN_BITS,
     HIDDEN_MAX,
     INPUT_BITS,
     INPUT_MAX,
     WEIGHT_BITS,
     ContextPrior,
-    load_contexts,
+    read_contexts,
     save_contexts,
 )
-from compressai_uqdm.entropy_models.dither import dither
-from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.zoo import NANO_WEIGHTS
+from compressai_uqdm.entropy_models.randomness import dither
+from compressai_uqdm.training.context import FloatContext, collect, read_crops
+from compressai_uqdm.zoo import RECIPES
+
+TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 
 
 def random_context(seed: int, largest: int) -> ContextPrior:
@@ -87,7 +91,7 @@ def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(-9, 9, (9, 41 + 4, 30 + 4)).astype(np.float32)
     whole = [context(inputs, g) for g in range(12)]
-    monkeypatch.setattr("compressai_uqdm.entropy_models.context._BAND", 3)
+    monkeypatch.setattr("compressai_uqdm.entropy_models.latents.context._BAND", 3)
     for g in range(12):
         assert all((a == b).all() for a, b in zip(whole[g], context(inputs, g)))
 
@@ -95,15 +99,15 @@ def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_whose_sums_could_round_are_refused(tmp_path: Path) -> None:
     context = random_context(0, 3)
     save_contexts(tmp_path / "context.npz", [context])
-    load_contexts(tmp_path / "context.npz", [ContextPrior()])
+    read_contexts(tmp_path / "context.npz", 1)
     with pytest.raises(ValueError, match="no context for stage 2"):
-        load_contexts(tmp_path / "context.npz", [ContextPrior(), ContextPrior()])
+        read_contexts(tmp_path / "context.npz", 2)
     context.conv[3, 2] = 30000
     with pytest.raises(ValueError, match="'conv' are too large.* below 2"):
         context.check()
     save_contexts(tmp_path / "context.npz", [context])
     with pytest.raises(ValueError, match="too large"):
-        load_contexts(tmp_path / "context.npz", [ContextPrior()])
+        read_contexts(tmp_path / "context.npz", 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (7, 12)])
@@ -134,7 +138,7 @@ def test_a_group_sees_only_what_was_decoded() -> None:
     residual = rng.integers(-60, 60, (3, 8, 8)).astype(np.int32)
 
     def corrections(residual: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        correction, found = prior._correction(indexes), []
+        correction, found = prior.correction(indexes), []
         for g in range(12):
             found.append(correction.prior(g))
             correction.reveal(g, group(residual, g))
@@ -158,7 +162,7 @@ def test_same_latents_fewer_bits(shared: Path) -> None:
     folder = shared / "checkpoints/uqdm-tiny"
     without, with_context = (
         UQDM.from_checkpoint(folder),
-        ContextUQDM.from_checkpoint(folder),
+        UQDM.from_checkpoint(folder, contexts=RECIPES["uqdm-tiny-ctx"].contexts),
     )
     plain, out = without.compress(x), with_context.compress(x)
     a = without.decompress(**plain, progressive=True)["x_hats"]
@@ -183,7 +187,7 @@ def test_fitting_command(tmp_path: Path) -> None:
         smooth = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
         image = Image.fromarray(smooth).resize((160, 120), Image.Resampling.BICUBIC)
         image.save(tmp_path / f"photographs/{i}.png")
-    weights, output = str(NANO_WEIGHTS), tmp_path / "context.npz"
+    weights, output = str(RECIPES["uqdm-nano"].weights), tmp_path / "context.npz"
     options = ["--crops", "8", "--steps", "100", "--batch-size", "4", "--max-factor", "1"]
     train_context.main([weights, str(tmp_path / "photographs"), str(output), *options])
 
@@ -192,7 +196,7 @@ def test_fitting_command(tmp_path: Path) -> None:
         fitted = log[f"stage {stage}"]
         assert fitted["training"][-1] < 0.95 * fitted["without"]
 
-    net = ContextUQDM.from_checkpoint(weights, contexts=output)
+    net = UQDM.from_checkpoint(weights, contexts=output)
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :64, :64] / 255
     out = net.compress(x)
     assert (net.decompress(**out)["x_hat"] == x).all()
@@ -207,8 +211,8 @@ def test_fitting_command(tmp_path: Path) -> None:
 def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
     """A trainer's checkpoint, with another prior and learned spans of scales."""
     torch.manual_seed(0)
-    net = UQDM(UQDMConfig(embedding_dim=8, norm_groups=2, prior_type="normal"))
-    for prior in net.priors:
+    net = UQDM(UQDMConfig(network=TINY, prior_type="normal"))
+    for prior in net.latent_priors:
         prior.quantiles.data += torch.tensor([0.5, 0, -0.5])
     other = UQDM(net.config)
     checkpoint = {"state_dict": net.state_dict(), "raw_state_dict": other.state_dict()}
@@ -222,10 +226,10 @@ def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
 
     net.update()
     net.eval()
-    crops = train_context.read_crops(tmp_path / "photographs", 2, 5, seed=0)
-    stages = train_context.collect(net, crops)
+    crops = read_crops(tmp_path / "photographs", 2, 5, seed=0)
+    stages = collect(net, crops)
     log = json.loads((tmp_path / "c.json").read_text())
-    for i, (prior, stage) in enumerate(zip(net.priors, stages)):
+    for i, (prior, stage) in enumerate(zip(net.latent_priors, stages)):
         v = (stage.residuals / 32).double()
         low, high = ((v + u) / stage.scales for u in (-0.5, 0.5))
         # of the smaller tail, where the difference keeps its digits
@@ -237,23 +241,23 @@ def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
         torch.testing.assert_close(bits[certain], -p[certain].log2(), rtol=1e-6, atol=1e-6)
         total = log[f"stage {i + 1}"]["without"]
         assert total == pytest.approx(bits.sum().item() / (2 * 64 * 64), rel=1e-4)
-        blank = train_context.FloatContext(prior)  # corrects nothing before it learns
+        blank = FloatContext(prior)  # corrects nothing before it learns
         assert blank(*stage).sum().item() == pytest.approx(bits.sum().item(), rel=1e-4)
 
-    coder = ContextUQDM.from_checkpoint(arguments[0], contexts=tmp_path / "c.npz")
+    coder = UQDM.from_checkpoint(arguments[0], contexts=tmp_path / "c.npz")
     x = crops[:1, :, :20, :20] / 255
     out = coder.compress(x)
     assert (coder.decompress(**out)["x_hat"] == x).all()
     fitted = torch.from_numpy(np.load(arguments[2])["2.conv"])
-    assert torch.equal(coder.priors[2].context.conv, fitted)
-    again = ContextUQDM.from_state_dict(coder.state_dict())  # they travel with it
-    assert torch.equal(again.priors[2].context.conv, fitted)
+    assert torch.equal(coder.latent_priors[2].context.conv, fitted)
+    again = UQDM.from_state_dict(coder.state_dict())  # they travel with it
+    assert torch.equal(again.latent_priors[2].context.conv, fitted)
 
 
 def test_rounding_costs_little() -> None:
     """The float network against its integers, in bits of made-up residuals."""
     torch.manual_seed(0)
-    floats = train_context.FloatContext(UniformNoiseConditional())
+    floats = FloatContext(UniformNoiseConditional())
     with torch.no_grad():
         floats.head.normal_(std=0.05)
         floats.conv[:, -1].normal_(std=0.02)

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from compressai_uqdm import DamagedStringError
+from compressai_uqdm.diffusion import Step
 from compressai_uqdm.entropy_models import PixelConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
-from compressai_uqdm.entropy_models.dither import (
+from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.entropy_models.lattice import split_dither
+from compressai_uqdm.entropy_models.pixels.softmax import sample_levels
+from compressai_uqdm.entropy_models.randomness import (
     dither,
     prior_sample,
-    split_dither,
     uniform,
 )
-from compressai_uqdm.entropy_models.groups import GROUPS, group
 from compressai_uqdm.entropy_models.tables import (
     exp,
     logistic_cdf,
@@ -47,7 +49,7 @@ def test_tables_are_the_same_everywhere() -> None:
     """
     logistic, normal = UniformNoiseConditional(), UniformNoiseConditional("normal")
     pixel = PixelConditional()
-    assert logistic.update() and normal.update() and pixel.update(6.7)
+    assert logistic.update() and normal.update() and pixel.update(last_step(6.7))
     assert not logistic.update()
     found = {
         "logistic": digest(logistic.quantized_cdf.numpy()),
@@ -175,7 +177,7 @@ def test_tables_are_the_likelihoods(prior_type: str) -> None:
     prior.update()
     for i in (0, 20, 64, 100, 127):
         R = -int(prior.offset[i])
-        weights = prior._table_weights(R)
+        weights = prior.table_weights(R)
         rows = torch.nonzero(prior.offset == -R).flatten()
         p = (weights[i - int(rows[0])] + 1) / 2**24  # [j, k]
         k = torch.arange(-R, R + 1)
@@ -241,10 +243,16 @@ def test_likelihood_is_stable(prior_type: str, scale: float) -> None:
     assert s.grad is not None and s.grad.isfinite().all()
 
 
+def last_step(kappa: float) -> Step:
+    """A step after which pixels are as sharp as that."""
+    gamma_0 = -torch.tensor(kappa * 2 * 128**2, dtype=torch.float64).log()
+    return Step(gamma_0 + 4, gamma_0)
+
+
 @pytest.mark.parametrize("kappa", [1e-6, 0.01, 0.5, 6.7, 300.0])
 def test_pixels(kappa: float) -> None:
     prior = PixelConditional()
-    prior.update(kappa)
+    prior.update(last_step(kappa))
     rng = np.random.default_rng(0)
     u = np.concatenate([rng.uniform(-3, 258, 4000), [-1e3, 1e3, 0.5, 254.5]])
     positions = torch.from_numpy(u)
@@ -253,9 +261,9 @@ def test_pixels(kappa: float) -> None:
     expected = torch.log_softmax(logits, -1)
     x = torch.from_numpy(rng.integers(0, 256, len(u)))
     random = torch.from_numpy(rng.random(len(u)))
-    sample = prior.sample(positions, torch.tensor(kappa), random)
+    sample = sample_levels(positions, torch.tensor(kappa), random)
     for v in (x, sample, positions.round().clamp(0, 255)):
-        p = prior(v, positions, torch.tensor(kappa, dtype=torch.float64))
+        p = prior.likelihood(v, positions, torch.tensor(kappa, dtype=torch.float64))
         at = expected.gather(-1, v.long()[:, None])[:, 0]
         torch.testing.assert_close(
             p.log(), at.clamp(min=math.log(1e-30)), rtol=1e-9, atol=1e-9

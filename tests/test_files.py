@@ -24,16 +24,11 @@ from compressai_uqdm import (
     StreamingDecoder,
 )
 from compressai_uqdm.atomic import write_atomically
-from compressai_uqdm.container import parse_header
-from compressai_uqdm.files import (
-    Codec,
-    Picture,
-    QualityWarning,
-    decode,
-    encode,
-    open_codec,
-)
-from compressai_uqdm.models.base import DiffusionModel
+from compressai_uqdm.files.container import pack_header, parse_header
+from compressai_uqdm.files.decoding import Picture, decode
+from compressai_uqdm.files.encoding import QualityWarning, encode
+from compressai_uqdm.files.model import Codec, open_codec
+from compressai_uqdm.models.diffusion_model import DiffusionModel
 
 DATA = Path(__file__).parent / "data"
 
@@ -131,14 +126,14 @@ def test_profile_and_orientation_are_kept(codec: Codec, image: Image.Image) -> N
     exif[274] = 6
     original = as_file(image, icc_profile=bytes(range(256)) * 9, exif=exif)
     for stage in (1, 5):
-        decoded = decode(encode(original, codec, stage=stage), model=codec).image
+        decoded = decode(encode(original, codec, stages=stage), model=codec).image
         assert decoded.info["icc_profile"] == bytes(range(256)) * 9
         assert decoded.getexif()[274] == 6 and decoded.size == original.size
 
 
 def test_save_and_load(tmp_path: Path, image: Image.Image) -> None:
     path = tmp_path / "a.uqdm"
-    compressai_uqdm.save(image, path, stage=2)
+    compressai_uqdm.save(image, path, stages=2)
     picture = compressai_uqdm.load(path)
     assert isinstance(picture, compressai_uqdm.Picture)
     assert (picture.stages, picture.exact, picture.share) == (2, False, 0)
@@ -213,15 +208,15 @@ def test_limits(codec: Codec, image: Image.Image, data: bytes) -> None:
         assert len(cut) in (limit, len(data))
     bpp = 5.0
     assert len(encode(image, codec, bpp=bpp)) == int(bpp * 24 * 20 / 8)
-    two = encode(image, codec, stage=2)
+    two = encode(image, codec, stages=2)
     assert decode(two, model=codec).stages == 2
     assert decode(two, model=codec).image.tobytes() == (
-        decode(data, model=codec, stage=2).image.tobytes()
+        decode(data, model=codec, stages=2).image.tobytes()
     )
     for bad, message in (
         ({"max_bytes": 20}, "the file's header alone"),
-        ({"stage": 6}, r"1\.\.5"),
-        ({"stage": 0}, r"1\.\.5"),
+        ({"stages": 6}, r"1\.\.5"),
+        ({"stages": 0}, r"1\.\.5"),
         ({"seed": -1}, "seed"),
         ({"bpp": float("nan")}, "bits per pixel"),
         ({"min_psnr": float("nan")}, "min_psnr"),
@@ -348,14 +343,12 @@ def _same(a: Picture, b: Picture) -> None:
 
 
 def test_decoders_take_turns(codec: Codec, photograph: Image.Image) -> None:
-    """Of other pictures, arithmetics and overlaps, with one model between them."""
+    """Of other pictures and arithmetics, with one model between them."""
     images = [photograph.crop((60 * i, 0, 60 * i + 20, 16)) for i in range(3)]
     files = [
         encode(image, codec, seed=i, arithmetic=("float64", "float32", "float64")[i])
         for i, image in enumerate(images)
     ]
-    header, start = parse_header(files[2])  # type: ignore[misc]
-    files[2] = dataclasses.replace(header, overlap=3).pack() + files[2][start:]
     decoders = [StreamingDecoder(codec) for _ in images]
     for n in range(0, max(map(len, files)), 50):
         for decoder, file in zip(decoders, files):
@@ -379,7 +372,7 @@ def test_damage(codec: Codec, data: bytes) -> None:
         assert picture.stages == stage - 1 and f"stage {stage}" in picture.damage
         assert not picture.exact
         if stage > 1:
-            expected = decode(data, model=codec, stage=stage - 1).image
+            expected = decode(data, model=codec, stages=stage - 1).image
             assert picture.image.tobytes() == expected.tobytes()
     with pytest.raises(DamagedFileError, match="goes on for 3 bytes after its end"):
         decode(data + b"abc", model=codec)
@@ -400,7 +393,7 @@ def test_a_damaged_decoder_stays_so(codec: Codec, data: bytes) -> None:
 def test_colours_that_the_header_denies(codec: Codec, data: bytes) -> None:
     header, start = parse_header(data)  # type: ignore[misc]
     for change in ({"colour": "L"}, {"colour": "1"}, {"colour": "P", "palette": b"abc"}):
-        forged = dataclasses.replace(header, **change).pack() + data[start:]  # type: ignore[arg-type]
+        forged = pack_header(dataclasses.replace(header, **change)) + data[start:]  # type: ignore[arg-type]
         with pytest.raises(DamagedFileError, match="palette|grays|colours"):
             decode(forged, model=codec)
 
@@ -412,7 +405,7 @@ def test_other_weights_and_models(codec: Codec, data: bytes, tmp_path: Path) -> 
         decode(data, model=open_codec("uqdm-nano"), partial=True)
     header, start = parse_header(data)  # type: ignore[misc]
     for name in ("mine", "vdm-tiny", "/etc/passwd"):
-        other = dataclasses.replace(header, model=name).pack() + data[start:]
+        other = pack_header(dataclasses.replace(header, model=name)) + data[start:]
         with pytest.raises(FileNotFoundError, match="not in the zoo: give its checkpoint"):
             decode(other)
     path = tmp_path / "mine"
@@ -425,7 +418,7 @@ def test_other_weights_and_models(codec: Codec, data: bytes, tmp_path: Path) -> 
 def test_pixels_are_counted_before_memory_is_taken(codec: Codec, data: bytes) -> None:
     """10^20 pixels would be refused by the machine, if anything asked for them."""
     header, start = parse_header(data)  # type: ignore[misc]
-    huge = dataclasses.replace(header, size=(10**10, 10**10)).pack() + data[start:]
+    huge = pack_header(dataclasses.replace(header, size=(10**10, 10**10))) + data[start:]
     with pytest.raises(ValueError, match="raise the limit"):
         decode(huge, model=codec)
     with pytest.raises(ValueError, match="24 x 20 pixels, more than the limit of 479"):
@@ -453,12 +446,12 @@ def test_some_of_the_damaged_files(photograph: Image.Image) -> None:
 
 OTHERWISE = """
 import sys, torch
-from compressai_uqdm.files import load
-from compressai_uqdm.models import base
+from compressai_uqdm import load
+from compressai_uqdm.denoisers import windowed
 threads, batch, mkldnn = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
 torch.set_num_threads(threads)
 torch.backends.mkldnn.enabled = mkldnn
-base.WINDOW_BATCH["cpu"] = batch
+windowed.BATCH["cpu"] = batch
 picture = load(sys.argv[4])
 assert picture.exact and not picture.damage
 picture.image.save(sys.argv[5])

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compressai_uqdm import UQDM, DamagedStringError
+from compressai_uqdm.codec import latent
+from compressai_uqdm.codec.latent import Prediction
 from compressai_uqdm.entropy_models import guard
-from compressai_uqdm.entropy_models.dither import LATTICE
 from compressai_uqdm.entropy_models.guard import ReadGuard, WrittenGuard
-from compressai_uqdm.files import Codec, decode, encode, open_codec
-from compressai_uqdm.models.base import DiffusionModel, Prediction
+from compressai_uqdm.entropy_models.lattice import LATTICE
+from compressai_uqdm.files.decoding import decode
+from compressai_uqdm.files.encoding import encode
+from compressai_uqdm.files.model import Codec, open_codec
 
 
 @contextmanager
@@ -71,16 +74,18 @@ def codec() -> Codec:
     return open_codec("uqdm-nano-ctx")
 
 
-def noisy(predict: Callable[..., Prediction], size: float) -> Callable[..., Prediction]:
+def noisy(
+    net: UQDM, predict: Callable[..., Prediction], size: float
+) -> Callable[..., Prediction]:
     """Predictions that are off by up to ``size`` lattice points and table entries."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(x: torch.Tensor) -> torch.Tensor:
         return size * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1)
 
-    def predict_otherwise(net: UQDM, *arguments: torch.Tensor) -> Prediction:
-        p = predict(net, *arguments)
-        table = net.priors[0].scale_table.double().log()
+    def predict_otherwise(*arguments: torch.Tensor) -> Prediction:
+        p = predict(*arguments)
+        table = net.latent_priors[0].scale_table.double().log()
         entry = (table[-1] - table[0]) / (len(table) - 1)
         return p._replace(
             means=p.means + noise(p.means) / LATTICE,
@@ -101,7 +106,7 @@ def test_a_picture_on_a_machine_that_computes_otherwise(
     assert len(listed) > len(plain) + 100  # some hundred values were listed
     assert len(encode(image, codec, arithmetic="float32")) <= len(plain)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiffusionModel, "predict", noisy(DiffusionModel.predict, 0.05))
+        patch.setattr(latent, "predict", noisy(codec.net, latent.predict, 0.05))
         assert decode(listed, model=codec).image.tobytes() == image.tobytes()
         with pytest.raises(DamagedStringError, match="stage 1"):
             decode(plain, model=codec)

@@ -2,6 +2,7 @@
 
 import json
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ from compressai.losses import RateDistortionLoss
 from torch import Tensor
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm.models import denoiser
-from compressai_uqdm.models.config import PUBLISHED
-from compressai_uqdm.models.diffusion import (
+from compressai_uqdm.denoisers import vdm_unet
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.diffusion import (
     levels_to_x,
     prior_kl,
     sharpness,
     x_to_levels,
 )
+from compressai_uqdm.models.config import PUBLISHED
+
+TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +52,7 @@ def test_golden_values(
     net = UQDM.from_checkpoint(shared / "checkpoints/uqdm-tiny", weights="raw")
     net = net.to(getattr(torch, dtype))
     if dtype == "float64":
-        monkeypatch.setattr(denoiser.F, "scaled_dot_product_attention", published_attention)
+        monkeypatch.setattr(vdm_unet.F, "scaled_dot_product_attention", published_attention)
 
     def check(name: str, value: Tensor) -> None:
         expected = golden[name]
@@ -92,7 +96,7 @@ def test_golden_values(
             assert (k.detach().numpy() == golden[f"step{i}_k"]).all()
             check(f"step{i}_z_s", (k - u + means) * delta)
         z_s = torch.from_numpy(golden[f"step{i}_z_s"]).to(x)
-        likelihood = net.priors[i].likelihood(z_s / delta, p.scales, means)
+        likelihood = net.latent_priors[i].likelihood(z_s / delta, p.scales, means)
         if dtype == "float64":
             check(f"step{i}_rate_nats", -likelihood.log())
         else:
@@ -102,7 +106,7 @@ def test_golden_values(
             assert -likelihood.log().sum().item() == pytest.approx(total, rel=1e-5)
             means = torch.from_numpy(golden[f"step{i}_p_loc"]).to(x) / delta
             scales = torch.from_numpy(golden[f"step{i}_p_scale"]).to(x) / delta
-            likelihood = net.priors[i].likelihood(z_s / delta, scales, means)
+            likelihood = net.latent_priors[i].likelihood(z_s / delta, scales, means)
             check(f"step{i}_rate_nats", -likelihood.log())
 
     # the published code has the constants of the last stage in single precision
@@ -110,7 +114,7 @@ def test_golden_values(
     kappa = sharpness(steps[-1].gamma_s).detach().float()
     z_0 = torch.from_numpy(golden["z_0"]).to(x) / alpha_0
     levels = torch.from_numpy(golden["image"])
-    log_p = net.pixel_conditional(levels, x_to_levels(z_0), kappa)
+    log_p = net.pixel_prior.likelihood(levels, x_to_levels(z_0), kappa)
     total = log_p.double().log().sum().detach()[None]
     expected = golden["log_prob_x_given_z0"]
     assert abs(total - expected)[0] <= abs(expected[0]) * (relative or 1e-4)
@@ -148,7 +152,9 @@ def test_published_rate_and_distortion(shared: Path, weights: str) -> None:
 
 def small(**changes: object) -> UQDM:
     torch.manual_seed(0)
-    return UQDM(UQDMConfig(embedding_dim=8, norm_groups=2, **changes))  # type: ignore[arg-type]
+    of_network = {f.name for f in fields(UNetConfig)} & set(changes)
+    network = replace(TINY, **{name: changes.pop(name) for name in of_network})  # type: ignore[arg-type]
+    return UQDM(UQDMConfig(network=network, **changes))  # type: ignore[arg-type]
 
 
 def randomized(net: UQDM) -> UQDM:
@@ -224,7 +230,7 @@ def test_published_configurations_have_the_published_sizes() -> None:
     sizes = {"uqdm-tiny": 176e3, "uqdm-small": 2e6, "uqdm-medium": 122e6, "uqdm-big": 237e6}
     for name, size in sizes.items():
         with torch.device("meta"):
-            parameters = denoiser.Denoiser(PUBLISHED[name]).parameters()
+            parameters = UQDM(PUBLISHED[name]).denoiser.parameters()
         assert sum(p.numel() for p in parameters) == pytest.approx(size, rel=0.12)
 
 
@@ -237,7 +243,7 @@ def test_configurations_are_those_of_the_published_files(shared: Path) -> None:
 def test_quantiles_learn_the_spread_of_scales() -> None:
     net = randomized(small()).train()
     x = torch.randint(0, 256, (4, 3, 16, 16)).float() / 255
-    optimizer = torch.optim.Adam([prior.quantiles for prior in net.priors], lr=0.05)
+    optimizer = torch.optim.Adam([prior.quantiles for prior in net.latent_priors], lr=0.05)
     for _ in range(200):
         with torch.no_grad():
             net(x)
@@ -248,10 +254,10 @@ def test_quantiles_learn_the_spread_of_scales() -> None:
     with torch.no_grad():
         z = torch.randn_like(x)
         scales = net.predict(z, net.noise_schedule.steps()[0]).scales
-    low, middle, high = net.priors[0].quantiles.exp().tolist()
+    low, middle, high = net.latent_priors[0].quantiles.exp().tolist()
     assert low < middle < high
     assert middle == pytest.approx(scales.median().item(), rel=0.1)
-    assert net.priors[0].scale_table[0].item() == pytest.approx(low, rel=1e-4)
+    assert net.latent_priors[0].scale_table[0].item() == pytest.approx(low, rel=1e-4)
     assert (
         scales.log().std() > 0
         and low < scales.quantile(0.05) < scales.quantile(0.95) < high

@@ -13,13 +13,13 @@ import torch
 from compressai.zoo import image_models
 from PIL import Image
 
-from compressai_uqdm.files import DEFAULT_MODEL
-from compressai_uqdm.zoo import NANO_CONTEXTS, NANO_WEIGHTS
+from compressai_uqdm.files.model import DEFAULT_MODEL
+from compressai_uqdm.zoo import ASSETS
 
 
 def test_small_enough_for_a_package() -> None:
-    assert NANO_WEIGHTS.stat().st_size <= 1e6
-    assert NANO_CONTEXTS.stat().st_size <= 1e6
+    for name in ("weights.safetensors", "contexts.npz"):
+        assert (ASSETS / "uqdm-nano" / name).stat().st_size <= 1e6
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_first_command_needs_no_network(tmp_path: Path) -> None:
 def test_default_has_the_context() -> None:
     assert DEFAULT_MODEL == "uqdm-nano-ctx"
     net = image_models["uqdm-nano-ctx"](5, pretrained=True)
-    assert any(bool(prior.context.conv.any()) for prior in net.priors)
+    assert any(bool(prior.context.conv.any()) for prior in net.latent_priors)
 
 
 @pytest.mark.slow

@@ -16,19 +16,20 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import StreamingDecoder, decode, encode
-from compressai_uqdm.files import Codec, QualityWarning, open_codec
-from compressai_uqdm.models.denoiser import Denoiser
+from compressai_uqdm.denoisers.vdm_unet import UNet
+from compressai_uqdm.files.encoding import QualityWarning
+from compressai_uqdm.files.model import Codec, open_codec
 
 SHELL = """
 import shlex
-from compressai_uqdm.command import main
+from compressai_uqdm.cli import main
 while True:
     try:
         print("[exit %s]" % main(shlex.split(input())))
     except SystemExit as error:
         print("[exit %s]" % error.code)
 """
-FRAME = r"\| (\d+)/(\d+) \["
+FRAME = r": +(\d+)%\|"
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,13 @@ class Terminal:
 
 def check_bars(sent: str, bars: int = 1) -> None:
     """Each grows to its total, no further, and goes."""
-    frames = [(int(n), int(total)) for n, total in re.findall(FRAME, sent)]
-    assert all(n <= total for n, total in frames), frames
-    assert not re.search(r"\d+window \[", sent), "a bar went beyond its total"
-    assert sum(n == 0 for n, _ in frames) >= bars
+    frames = [int(percent) for percent in re.findall(FRAME, sent)]
+    assert all(percent <= 100 for percent in frames), frames
+    assert sum(percent == 0 for percent in frames) >= bars
     pieces = [piece for piece in re.split(r"\r {50,}\r", sent)[:-1] if "|" in piece]
     assert len(pieces) == bars, sent
     for piece in pieces:
-        last, total = re.findall(FRAME, piece)[-1]
-        assert last == total and int(last) > 0, sent
+        assert re.findall(FRAME, piece)[-1] == "100", sent
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +161,11 @@ def test_messages_stand_alone(
     ("line", "moment"),
     [
         ("encode big.png big.uqdm", r"torch\.\w"),  # in the middle of imports
-        ("encode big.png a.png out", r" [1-9]\d*/"),
-        ("encode big.png big.uqdm --min-psnr 30", r" [1-9]\d*/"),
-        ("decode big.uqdm big2.png", r" [1-9]\d*/"),
-        ("decode big.uqdm --progressive out", r" [1-9]\d*/"),
-        ("verify big.uqdm", r" [1-9]\d*/"),
+        ("encode big.png a.png out", r" [1-9]\d*%"),
+        ("encode big.png big.uqdm --min-psnr 30", r" [1-9]\d*%"),
+        ("decode big.uqdm big2.png", r" [1-9]\d*%"),
+        ("decode big.uqdm --progressive out", r" [1-9]\d*%"),
+        ("verify big.uqdm", r" [1-9]\d*%"),
     ],
 )
 def test_interrupted(
@@ -177,7 +176,7 @@ def test_interrupted(
     picture.resize((200, 200)).save(tmp_path / "big.png")
     if "big.uqdm" in line.split()[1]:
         big = Image.open(tmp_path / "big.png")
-        data = encode(big, codec, stage=1, arithmetic="float32")
+        data = encode(big, codec, stages=1, arithmetic="float32")
         (tmp_path / "big.uqdm").write_bytes(data)
     before = sorted(os.listdir(tmp_path))
     verbose = ["-X", "importtime"] if "torch" in moment else []
@@ -206,24 +205,23 @@ def test_interrupted(
 
 
 class Told:
-    """Windows done and in all, as told, and windows that the network saw."""
+    """Shares that were told, and passes of the network at the time."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[int, int]] = []
-        self.seen = 0
+        self.calls: list[float] = []
+        self.passes = 0
 
-    def __call__(self, done: int, total: int) -> None:
-        assert done == self.seen <= total
-        self.calls.append((done, total))
+    def __call__(self, share: float) -> None:
+        assert share >= max(self.calls, default=0)
+        self.calls.append(share)
 
 
 @pytest.fixture
 def told() -> Iterator[Told]:
     told = Told()
 
-    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
-        if isinstance(module, Denoiser):
-            told.seen += len(inputs[0])
+    def look(module: torch.nn.Module, *_: object) -> None:
+        told.passes += isinstance(module, UNet)
 
     hook = torch.nn.modules.module.register_module_forward_hook(look)
     yield told
@@ -232,7 +230,7 @@ def told() -> Iterator[Told]:
 
 @pytest.mark.parametrize(
     "limits",
-    [{}, {"stage": 1}, {"max_bytes": 150}, {"min_psnr": 15}, {"min_psnr": 25}]
+    [{}, {"stages": 1}, {"max_bytes": 150}, {"min_psnr": 15}, {"min_psnr": 25}]
     + [{"min_psnr": 70}, {"min_psnr": 25, "max_bytes": 200}],
     ids=str,
 )
@@ -242,21 +240,19 @@ def test_progress_of_encoding(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QualityWarning)
         encode(picture, codec, arithmetic="float32", progress=told, **limits)  # type: ignore[arg-type]
-    assert told.calls[0] == (0, told.calls[0][1]) and told.seen > 0
-    assert told.calls[-1] == (told.seen, told.seen)
-    if not limits:
-        assert told.calls[0] == (0, told.seen), "known from the beginning"
+    assert told.calls[-1] == 1 and len(told.calls) == told.passes + 1
+    if set(limits) <= {"stages"}:  # the number of passes is known
+        assert told.calls[:-1] == [(i + 1) / told.passes for i in range(told.passes)]
 
 
 def test_progress_of_decoding(codec: Codec, picture: Image.Image, told: Told) -> None:
     data = encode(picture, codec, arithmetic="float32")
-    told.seen = 0
+    told.passes = 0
     decoder = StreamingDecoder(codec, progress=told)
     for at in range(0, len(data), 100):
         decoder.feed(data[at : at + 100])
     decoder.picture()
-    assert {total for _, total in told.calls} == {told.seen}
-    assert told.calls[-1] == (told.seen, told.seen)
+    assert told.calls == [0.25, 0.5, 0.75, 1.0] and told.passes == 4
 
 
 # ---- a quality that is missed ----
@@ -276,7 +272,7 @@ def test_a_missed_quality_is_told_as_it_decodes(codec: Codec, picture: Image.Ima
         assert str(warning.message).startswith(f"{psnr(data):.2f} dB of the 60 wanted")
         assert warning.filename == __file__
     with pytest.warns(QualityWarning) as caught:
-        data = encode(picture, codec, arithmetic="float32", min_psnr=60, stage=2)
+        data = encode(picture, codec, arithmetic="float32", min_psnr=60, stages=2)
     assert str(caught[0].message).startswith(f"{psnr(data):.2f} dB of the 60 wanted")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

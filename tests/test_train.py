@@ -36,10 +36,11 @@ from training_runs import (
 )
 
 from compressai_uqdm import UQDM, UQDMConfig
+from compressai_uqdm.codec.bound import Bound
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.diffusion import levels_to_x
 from compressai_uqdm.losses import BitsPerDimensionLoss
-from compressai_uqdm.models.bound import Bound
 from compressai_uqdm.models.checkpoint import published_weights
-from compressai_uqdm.models.diffusion import levels_to_x
 from compressai_uqdm.train import main, parse_args
 from compressai_uqdm.training.batches import BatchSampler
 from compressai_uqdm.training.config import TrainingConfig
@@ -281,10 +282,14 @@ def test_errors_are_a_line_and_an_exit_status(work: Path) -> None:
 
 def test_bad_configurations(work: Path, tmp_path: Path) -> None:
     values, file = asdict(SMALL), tmp_path / "config.json"
+    no_blocks = {**values["network"], "n_blocks": 0}
     for bad, message in (
         ({**values, "colour": 1}, r"config\.json.*unknown keys \['colour'\]"),
         ({"embedding_dim": 8}, r"config\.json.*missing .*'gamma_min'"),
-        ({**values, "n_blocks": 0}, r"config\.json.*n_blocks must be a positive integer"),
+        (
+            {**values, "network": no_blocks},
+            r"config\.json.*n_blocks must be a positive integer",
+        ),
     ):
         file.write_text(json.dumps(bad))
         check_refused(work, message, "--model", file)
@@ -340,7 +345,9 @@ def test_checkpoints_that_are_none(work: Path, tmp_path: Path) -> None:
     file.parent.mkdir()
     whole = (work / "reference/checkpoint.pt").read_bytes()
     state = UQDM(SMALL).state_dict()
-    other = UQDM(UQDMConfig(embedding_dim=8, norm_groups=4)).state_dict()
+    other = UQDM(
+        UQDMConfig(network=UNetConfig(embedding_dim=8, norm_groups=4))
+    ).state_dict()
     foreign = FactorizedPrior(8, 8).state_dict()
     for content, message in (
         (whole[:-1000], "is not a checkpoint that can be read"),
@@ -446,7 +453,7 @@ def randomized(config: UQDMConfig) -> UQDM:
 @pytest.mark.parametrize("changes", [{}, {"prior_type": "normal", "n_timesteps": 2}])
 def test_bound_agrees_with_the_model(changes: dict[str, Any]) -> None:
     """In expectation, every part of it, with all steps of an image or one."""
-    config = UQDMConfig(embedding_dim=8, norm_groups=2, **changes)
+    config = UQDMConfig(network=UNetConfig(embedding_dim=8, norm_groups=2), **changes)
     net, criterion = randomized(config), BitsPerDimensionLoss()
     smooth = torch.rand(32, 3, 4, 4)
     images = torch.nn.functional.interpolate(smooth, size=16, mode="bicubic").clamp(0, 1)
@@ -495,9 +502,10 @@ def test_noise_belongs_to_the_image() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_checkpointing(dropout: float) -> None:
     """The same gradients from a fraction of the memory."""
-    config = UQDMConfig(
+    network = UNetConfig(
         embedding_dim=8, norm_groups=2, dropout_prob=dropout, attention_everywhere=True
     )
+    config = UQDMConfig(network=network)
     net = randomized(config)
     levels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     gradients, kept = [], []

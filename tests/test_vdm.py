@@ -20,8 +20,11 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from compressai_uqdm import UQDM, VDM, UQDMConfig
-from compressai_uqdm.models.diffusion import levels_to_x
+from compressai_uqdm.denoisers.base import Denoiser
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.diffusion import levels_to_x
 
+TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 GAUSSIAN = {
     "prior_type": "normal",
     "learned_prior_scale": False,
@@ -33,7 +36,7 @@ METHODS = ("denoise", "ancestral", "flow_based")
 def small(T: int = 4, **changes: object) -> VDM:
     """A network whose every layer is at work: some start at zero."""
     torch.manual_seed(0)
-    values = {"embedding_dim": 8, "norm_groups": 2, **GAUSSIAN, **changes}
+    values = {"network": TINY, **GAUSSIAN, **changes}
     net = VDM(UQDMConfig(n_timesteps=T, **values))  # type: ignore[arg-type]
     for parameter in net.denoiser.parameters():
         if parameter.dim() > 1:
@@ -58,7 +61,7 @@ def test_rate_is_the_divergence_of_the_transitions() -> None:
     likelihoods = net(x, seed=3)["likelihoods"]
     assert list(likelihoods) == ["stage_1", "stage_2", "stage_3", "stage_4", "pixels"]
 
-    z = net.first_latent(x.shape[1:], seed=3).z.expand_as(x)
+    z = net.first_latent(x.shape, seed=3).z
     step = net.noise_schedule.steps()[0]
     scale = step.sigma_s * step.c.sqrt()
     q = Normal(step.mean(z, levels_to_x((x * 255).round(), torch.float64)), scale)
@@ -73,13 +76,17 @@ VARIANCE = 0.01
 def with_optimal_network(net: VDM) -> VDM:
     """The network replaced by the best one for pixels that are Gaussian about grey."""
 
-    def run(z: Tensor, gamma: Tensor, progress: object) -> list[Tensor]:
-        alpha2, sigma2 = torch.sigmoid(-gamma), torch.sigmoid(gamma)
-        x_hat = alpha2.sqrt() * VARIANCE / (alpha2 * VARIANCE + sigma2) * z
-        return [(z - alpha2.sqrt() * x_hat) / sigma2.sqrt(), torch.ones_like(z)]
+    class Best(Denoiser):
+        device, dtype = torch.device("cpu"), torch.float32
 
-    net.run_network = run  # type: ignore[method-assign]
-    return net
+        def forward(
+            self, z: Tensor, gamma: Tensor, progress: object = None
+        ) -> tuple[Tensor, Tensor]:
+            alpha2, sigma2 = torch.sigmoid(-gamma), torch.sigmoid(gamma)
+            x_hat = alpha2.sqrt() * VARIANCE / (alpha2 * VARIANCE + sigma2) * z
+            return (z - alpha2.sqrt() * x_hat) / sigma2.sqrt(), torch.ones_like(z)
+
+    return VDM(net.config, denoiser=Best()).eval()
 
 
 def toy_picture() -> Tensor:
@@ -126,7 +133,10 @@ def test_training_draws_steps_without_bias(T: int) -> None:
 
 
 def test_training_lowers_the_bound() -> None:
-    net, x = small(T=10, embedding_dim=16).train(), pictures(8)
+    net, x = (
+        small(T=10, network=UNetConfig(embedding_dim=16, norm_groups=2)).train(),
+        pictures(8),
+    )
     conf = {
         "net": {"type": "Adam", "lr": 3e-3},
         "aux": {"type": "Adam", "lr": 1e-3},
@@ -166,9 +176,8 @@ def test_costs_beyond_double_precision_add_up() -> None:
     net, x = small(T=1), pictures()
     with torch.no_grad():
         likelihoods = net(x)["likelihoods"]["stage_1"]
-        latent = net.first_latent(x.shape[1:], seed=0)
-        z = latent.z.expand_as(x)
-        x_hat = net.predict(z, latent.step).x_hat
+        latent = net.first_latent(x.shape, seed=0)
+        x_hat = latent.prediction.x_hat
     error = (x_hat - levels_to_x((x * 255).round())).double()
     snr_t, snr_s = (math.exp(-g.item()) for g in (latent.step.gamma_t, latent.step.gamma_s))
     expected = (snr_s - snr_t) / 2 * error.pow(2)
@@ -182,7 +191,7 @@ def test_reconstructions(cls: type, method: str) -> None:
     net = small(T=3)
     if cls is UQDM:
         torch.manual_seed(0)
-        net = UQDM(UQDMConfig(embedding_dim=8, norm_groups=2, n_timesteps=3)).eval()
+        net = UQDM(UQDMConfig(network=TINY, n_timesteps=3)).eval()
     x = pictures()
     with torch.no_grad():
         out = net.estimate(x, 5, method, progressive=True)
@@ -255,10 +264,10 @@ def test_another_prior(changes: dict[str, object]) -> None:
 
 def test_weights_run_with_any_number_of_steps(tmp_path: Path) -> None:
     net = small(T=4)
-    other = VDM.from_state_dict(net.state_dict(), n_timesteps=9, overlap=8).eval()
+    other = VDM.from_state_dict(net.state_dict(), n_timesteps=9).eval()
     assert other.n_stages == 10
     again = VDM.from_state_dict(other.state_dict())  # changes travel with the weights
-    assert again.config == other.config and again.config.overlap == 8
+    assert again.config == other.config and again.n_stages == 10
     other.save_pretrained(tmp_path)
     loaded = VDM.from_pretrained(tmp_path)
     assert loaded.config == other.config
@@ -266,7 +275,7 @@ def test_weights_run_with_any_number_of_steps(tmp_path: Path) -> None:
         a, b = other(pictures()), loaded.eval()(pictures())
     assert (a["x_hat"] == b["x_hat"]).all()
     with pytest.raises(ValueError, match="a VDM needs"):
-        VDM.from_state_dict(UQDM(UQDMConfig(embedding_dim=8, norm_groups=2)).state_dict())
+        VDM.from_state_dict(UQDM(UQDMConfig(network=TINY)).state_dict())
 
 
 @pytest.mark.slow

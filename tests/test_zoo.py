@@ -10,6 +10,7 @@ import sys
 import threading
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from compressai.models import FactorizedPrior
 from compressai.zoo import image_models
 
 from compressai_uqdm import UQDM, UQDMConfig
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.models.checkpoint import Weights
 from compressai_uqdm.models.config import PUBLISHED
 from compressai_uqdm.zoo import FILES
@@ -267,7 +269,7 @@ def write_published(folder: Path, config: UQDMConfig) -> UQDM:
     shadow = [p.detach() for p in net.denoiser.parameters()] + [torch.tensor(17.0)]
     checkpoint = {"model": model, "ema": {"shadow_params": shadow}, "step": 0}
     torch.save(checkpoint, folder / "checkpoint.pt")
-    values = json.loads(bytes(config.to_tensor().tolist()))
+    values = published_values(config)
     text = json.dumps({"data": {}, "model": {**values, "ema_rate": 0.9999}})
     (folder / "config.json").write_text(text)
     return net
@@ -372,7 +374,8 @@ def check_same(a: UQDM, b: UQDM) -> None:
         assert (likelihoods == q["likelihoods"][name]).all()
 
 
-SMALL = UQDMConfig(embedding_dim=8, norm_groups=2, n_timesteps=3, prior_type="normal")
+TINY = UNetConfig(embedding_dim=8, norm_groups=2)
+SMALL = UQDMConfig(network=TINY, n_timesteps=3, prior_type="normal")
 
 
 @pytest.mark.parametrize(
@@ -456,8 +459,14 @@ def test_missing_files(tmp_path: Path) -> None:
         UQDM.from_checkpoint(tmp_path)
 
 
-def published_values() -> dict[str, Any]:
-    return json.loads(bytes(UQDMConfig().to_tensor().tolist()))
+def published_values(config: UQDMConfig = UQDMConfig()) -> dict[str, Any]:
+    """A configuration as the published files have it, all keys in one dict."""
+    values = asdict(config)
+    network = values.pop("network")
+    for name in ("family", "overlap"):
+        del network[name]
+    del values["latent_prior"], values["pixel_prior"]
+    return {**values, **network, "vocab_size": 256}
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
@@ -588,14 +597,14 @@ def test_configuration_that_is_none(tmp_path: Path, text: str) -> None:
 
 def test_overlap_travels_with_the_weights(tmp_path: Path) -> None:
     """Encoder and decoder must agree on it, however a model is stored."""
-    net = UQDM(UQDMConfig(embedding_dim=8, norm_groups=2), overlap=8)
-    assert UQDM.from_state_dict(net.state_dict()).config.overlap == 8
+    net = UQDM(UQDMConfig(network=replace(TINY, overlap=8)))
+    assert UQDM.from_state_dict(net.state_dict()).denoiser.overlap == 8
     net.save_pretrained(tmp_path)
     assert UQDM.from_pretrained(tmp_path).config == net.config
 
 
 def test_from_pretrained_refuses_weights_of_another_model(tmp_path: Path) -> None:
-    UQDM(UQDMConfig(embedding_dim=8, norm_groups=2)).save_pretrained(tmp_path)
+    UQDM(UQDMConfig(network=TINY)).save_pretrained(tmp_path)
     safetensors.torch.save_file(
         {"conv.weight": torch.zeros(1)}, tmp_path / "model.safetensors"
     )

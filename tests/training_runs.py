@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import UQDMConfig
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 
 REPOSITORY = Path(__file__).parent.parent
-SMALL = UQDMConfig(embedding_dim=8, norm_groups=2)
+SMALL = UQDMConfig(network=UNetConfig(embedding_dim=8, norm_groups=2))
 STEPS = 40
 
 

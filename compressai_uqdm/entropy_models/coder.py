@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 import constriction
 import numpy as np
 
-from ..varint import DamagedStringError
+from ..errors import DamagedStringError
 
 __all__ = [
     "CutStageDecoder",
-    "DamagedStringError",
     "StageDecoder",
     "StreamDecoder",
     "StreamEncoder",

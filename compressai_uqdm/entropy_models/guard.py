@@ -12,7 +12,8 @@ import torch
 
 from torch import Tensor
 
-from ..varint import DamagedStringError, read_varint, varint
+from ..errors import DamagedStringError
+from ..varint import read_varint, varint
 
 __all__ = ["Guard", "ReadGuard", "WrittenGuard"]
 

@@ -11,7 +11,14 @@ computed here is the very table that is coded with.
 
 import numpy as np
 
-__all__ = ["PRECISION", "exp", "logistic_cdf", "normal_cdf", "quantize_cdf"]
+__all__ = [
+    "PRECISION",
+    "exp",
+    "logistic_cdf",
+    "normal_cdf",
+    "quantize_cdf",
+    "symbol_weights",
+]
 
 PRECISION = 24
 """Bits of a probability in the range coder."""
@@ -52,3 +59,12 @@ def normal_cdf(x: np.ndarray) -> np.ndarray:
 def quantize_cdf(cdf: np.ndarray, n_symbols: int) -> np.ndarray:
     """Integer values of a CDF, 0 .. 2^24 - n_symbols, whose differences are weights."""
     return np.rint(cdf * float((1 << PRECISION) - n_symbols)).astype(np.int32)
+
+
+def symbol_weights(edges: np.ndarray) -> np.ndarray:
+    """Weights of the n + 1 symbols between n integer values of a CDF, float32.
+
+    The outermost two, below the first value and above the last, are what is left.
+    """
+    total = (1 << PRECISION) - (edges.shape[-1] + 1)
+    return np.diff(edges, prepend=0, append=total, axis=-1).astype(np.float32)

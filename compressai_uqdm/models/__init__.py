@@ -2,7 +2,7 @@
 import compressai.zoo  # noqa: F401  isort: skip
 
 from .config import UQDMConfig
-from .uqdm import UQDM, ContextUQDM
+from .uqdm import UQDM
 from .vdm import VDM
 
-__all__ = ["VDM", "ContextUQDM", "UQDM", "UQDMConfig"]
+__all__ = ["UQDM", "VDM", "UQDMConfig"]

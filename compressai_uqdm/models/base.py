@@ -1,11 +1,8 @@
-"""What diffusion models that compress share: stages, estimates, reconstructions."""
+"""What all progressive models share: stages, and CompressAI's interface over them."""
 
-import functools
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 
@@ -13,123 +10,85 @@ from compressai.models import CompressionModel
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 
-from ..entropy_models.dither import prior_sample, uniform
-from ..entropy_models.pixel import PixelConditional
-from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
-from .config import UQDMConfig
-from .denoiser import Denoiser
-from .diffusion import (
-    NoiseSchedule,
-    Step,
-    image_to_levels,
-    levels_to_x,
-    sharpness,
-    x_to_levels,
-)
-from .windows import Progress, ignore, run_in_windows
+from ..checks import MAX_PIXELS
+from ..codec.coders import Coder, Decoder, Encoder, Estimator
+from ..codec.latent import Latent
+from ..diffusion import image_to_levels
+from ..entropy_models.coder import check_strings
+from ..identity import Parts
+from ..progress import Progress
 
-__all__ = ["DiffusionModel", "Latent", "Prediction", "Reconstruction"]
+__all__ = ["ProgressiveModel", "Reconstruction"]
 
 Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
-WINDOW_BATCH = {"cpu": 4, "cuda": 32}
-"""Windows that the network sees at a time; in double precision on a CPU, where more do
-not fit its caches, a quarter."""
 
+class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
+    """A model that sends images stage by stage, from a coarse picture to the exact one.
 
-class Prediction(NamedTuple):
-    """What the network says at z_t, each ``[B, 3, H, W]``."""
+    ``forward``, ``compress`` and ``decompress`` are the same walk through the stages:
+    one estimates what they cost, one writes them, one reads them. A family of models
+    says how to begin (:meth:`first_latent`), how to go one stage on (:meth:`advance`),
+    and what is seen of it (:meth:`reconstruct`).
 
-    x_hat: Tensor  # the image, in [-1, 1]
-    eps_hat: Tensor  # the noise in z_t
-    means: Tensor  # location of z_s under the prior, in units of Delta
-    scales: Tensor  # its standard deviation, likewise
-
-
-@dataclass
-class Latent:
-    """A picture of which ``stage`` stages are known.
-
-    ``z`` is then z_t at t = 1 - stage / T, and ``levels`` the pixels once all are.
-    ``progress`` is told of the windows that the network sees.
+    One number of stages is meant everywhere: ``quality``, CompressAI's word, is how many
+    are sent; stage 1 is the first, and after all ``n_stages`` the image is exact.
     """
 
-    model: "DiffusionModel"
-    z: Tensor
-    stage: int = 0
-    levels: Tensor | None = None
-    progress: Progress = ignore
+    _quality: int
 
-    @functools.cached_property
-    def step(self) -> Step:
-        return self.model.noise_schedule.step(self.stage)
+    # ---- how one family differs from another ----
 
-    @functools.cached_property
-    def prediction(self) -> Prediction:
-        return self.model.predict(self.z, self.step, self.progress)
+    @property
+    def n_stages(self) -> int:
+        """Number of stages after which the image is exact."""
+        raise NotImplementedError
 
-    def next(self, y: Tensor) -> "Latent":
-        """The picture one stage on, where the latent is y, in units of Delta."""
-        return replace(self, z=self.step.delta * y, stage=self.stage + 1)
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in outside of networks, which may be in half precision."""
+        raise NotImplementedError
 
+    @property
+    def portable(self) -> bool:
+        """Whether strings decode where kernels, threads or batches are others."""
+        raise NotImplementedError
 
-class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
-    """A diffusion model whose latents are sent stage by stage, and then the pixels.
+    def is_guarded(self, stages: int) -> bool:
+        """Whether the string after so many stages lists values that round with care."""
+        raise NotImplementedError
 
-    T stages take z_1 to z_0, one step each, and the last gives the exact image.
-    :class:`UQDM` and :class:`VDM` differ in the noise of a step, and so in what it costs
-    to send.
+    def passes(self, stages: int) -> int:
+        """How often the network runs to code so many stages."""
+        raise NotImplementedError
 
-    Args:
-        config: the model's configuration.
-        quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
-            T + 1; can be set later.
-        overlap: pixels that neighbouring windows share, 0..32, in place of the
-            configuration's.
-    """
+    def first_latent(
+        self, shape: Sequence[int], seed: int, progress: Progress | None = None
+    ) -> Latent:
+        """Images, ``[B, 3, H, W]``, of which nothing is known yet."""
+        raise NotImplementedError
 
-    config_bytes: Tensor
+    def advance(self, latent: Latent, coder: Coder) -> Latent:
+        """One stage on."""
+        raise NotImplementedError
 
-    def __init__(
-        self,
-        config: UQDMConfig = UQDMConfig(),
-        quality: int | None = None,
-        overlap: int | None = None,
-    ):
-        super().__init__()
-        if overlap is not None:
-            config = replace(config, overlap=overlap)
-        self.config = self._hub_mixin_config = config
-        self.register_buffer("config_bytes", config.to_tensor())
-        self.noise_schedule = NoiseSchedule(config)
-        self.denoiser = Denoiser(config)
-        self.pixel_conditional = PixelConditional()
-        self.quality = self.n_stages if quality is None else quality
+    def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
+        """Levels 0..255 of images, ``[B, 3, H, W]``, as far as they are known."""
+        raise NotImplementedError
 
-    # ---- how one model differs from another ----
-
-    def _bound(self, levels: Tensor) -> dict[str, Any]:
+    def bound(self, levels: Tensor) -> dict[str, Any]:
         """What :meth:`forward` gives in training."""
         raise NotImplementedError
 
-    def _transition(self, latent: "Latent", x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """The next latent of images x, in units of Delta, and its likelihoods."""
-        raise NotImplementedError
-
-    def _sample(self, latent: "Latent", seed: int) -> Tensor:
-        """A sample of p(z_s | z_t), in units of Delta."""
+    def parts(self) -> Parts:
+        """All that the integers of a stream follow from, see :mod:`..identity`."""
         raise NotImplementedError
 
     # ---- stages ----
 
     @property
-    def n_stages(self) -> int:
-        """T + 1: the latent stages and the pixels."""
-        return self.config.n_timesteps + 1
-
-    @property
     def quality(self) -> int:
-        """Number of stages to send, 1..T+1."""
+        """Number of stages to send, 1 (coarsest) to ``n_stages`` (exact)."""
         return self._quality
 
     @quality.setter
@@ -140,38 +99,26 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             )
         self._quality = int(quality)
 
-    def run_network(
-        self, z_t: Tensor, gamma_t: Tensor, progress: Progress = ignore
-    ) -> list[Tensor]:
-        """``eps_hat`` and ``scale_factor`` at z_t, ``[B, 3, H, W]``, by windows.
+    def walk(
+        self, coder: Coder, stages: int, progress: Progress | None = None
+    ) -> Iterator[Latent]:
+        """Go through the first stages.
 
-        ``gamma_t`` is one number, or one for each of the B.
+        Args:
+            coder: what is done with their symbols.
+            stages: how many.
+            progress: is told of every pass of the network, also of those that make
+                pictures of what this yields.
+
+        Yields:
+            what is known after each.
         """
-        weight = self.denoiser.conv_in.weight
+        latent = self.first_latent(coder.shape, coder.seed, progress)
+        while latent.stages < stages:
+            latent = self.advance(latent, coder)
+            yield latent
 
-        def network(z: Tensor) -> list[Tensor]:
-            gamma = gamma_t.flatten()
-            if len(gamma) > 1:
-                gamma = gamma.repeat(len(z) // len(gamma))  # the same for every window
-            outputs = self.denoiser(z.to(weight.dtype), gamma)
-            return [output.to(z.dtype) for output in outputs]
-
-        batch = WINDOW_BATCH["cuda" if weight.is_cuda else "cpu"]
-        if not weight.is_cuda and weight.dtype == torch.float64:
-            batch = max(1, batch // 4)
-        return run_in_windows(network, z_t, self.config.overlap, batch, progress)
-
-    def predict(self, z_t: Tensor, step: Step, progress: Progress = ignore) -> Prediction:
-        """What the network says at z_t, ``[B, 3, H, W]``."""
-        eps_hat, scale_factor = self.run_network(z_t, step.gamma_t, progress)
-        x_hat = step.denoise(z_t, eps_hat)
-        means = step.mean(z_t, x_hat) / step.delta
-        scales = step.prior_scale(scale_factor) / step.delta
-        if not self.training and not (means.isfinite().all() and scales.isfinite().all()):
-            raise ValueError("the network's output is not finite: are its weights damaged?")
-        return Prediction(x_hat, eps_hat, means, scales)
-
-    # ---- estimates ----
+    # ---- CompressAI's interface ----
 
     def forward(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
         """Estimate rate and distortion.
@@ -189,7 +136,7 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             (``denoise``), and ``likelihoods``, a dict of tensors ``[B, 3, H, W]``.
         """
         if self.training:
-            return self._bound(self._check_images(x))
+            return self.bound(check_images(x))
         return self.estimate(x, seed)
 
     def estimate(
@@ -214,165 +161,140 @@ class DiffusionModel(CompressionModel, PyTorchModelHubMixin):
             ``stage_1`` to ``stage_T`` and ``pixels``; if ``progressive``, ``x_hats`` too,
             a list of images, one per stage.
         """
-        self._check_reconstruction(reconstruction)
-        levels = self._check_images(x)
-        x = levels_to_x(levels, self._dtype)
-        latent = Latent(self, prior_sample(seed, x.shape[1:]).to(x).expand_as(x))
-        likelihoods, x_hats = {}, []
-        for stage in range(1, self.quality + 1):
-            if stage < self.n_stages:
-                y, likelihoods[f"stage_{stage}"] = self._transition(latent, x, seed)
-                latent = latent.next(y)
-            else:
-                last = self.noise_schedule.step(stage - 2)
-                likelihoods["pixels"] = self.pixel_conditional(
-                    levels, x_to_levels(latent.z / last.alpha_s), sharpness(last.gamma_s)
-                )
-                latent = Latent(self, latent.z, stage, levels)
-            if progressive or stage == self.quality:
-                image = self.reconstruct(latent, reconstruction, seed)
-                x_hats.append(image.to(x.dtype) / 255)
-        out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": likelihoods}
+        check_reconstruction(reconstruction)
+        estimator = Estimator(check_images(x), seed, self.dtype)
+        x_hats = [
+            self.reconstruct(latent, reconstruction, seed).to(self.dtype) / 255
+            for latent in self.walk(estimator, self.quality)
+            if progressive or latent.stages == self.quality
+        ]
+        out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": estimator.likelihoods}
         if progressive:
             out["x_hats"] = x_hats
         return out
 
-    def first_latent(
-        self, shape: Sequence[int], seed: int, progress: Progress = ignore
-    ) -> Latent:
-        """z_1 of one image of shape (3, H, W), of which nothing is known yet."""
-        weight = self.denoiser.conv_in.weight
-        z_1 = prior_sample(seed, tuple(shape)).to(weight.device, self._dtype)
-        return Latent(self, z_1[None], progress=progress)
+    @torch.no_grad()
+    def compress(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
+        """Code the first ``quality`` stages of images.
 
-    def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
-        """Levels 0..255 of images that share the seed."""
-        if latent.levels is not None:
-            return latent.levels
-        T = self.config.n_timesteps
-        last = self.noise_schedule.step(T - 1)
-        alpha_0 = last.alpha_s
-        if method == "denoise" and latent.stage < T:
-            x_hat = latent.prediction.x_hat / alpha_0
-            return x_to_levels(x_hat).round().clamp(0, 255).to(torch.uint8)
-        while latent.stage < T:
-            p, step = latent.prediction, latent.step
-            if method == "ancestral":
-                z = step.delta * self._sample(latent, seed)
-            else:
-                z = step.flow(latent.z, p.eps_hat)
-            latent = replace(latent, z=z, stage=latent.stage + 1)
-        positions = x_to_levels(latent.z / alpha_0)
-        if method == "ancestral":
-            kappa = sharpness(last.gamma_s)
-            v = uniform(seed, 2 * T, latent.z.shape[1:]).to(positions)
-            positions = self.pixel_conditional.sample(positions, kappa, v)
-        return positions.round().clamp(0, 255).to(torch.uint8)
+        Args:
+            x: images in [0, 1], ``[B, 3, H, W]``, taken at 8 bits.
+            seed: seed of the dither, which the decoder needs too.
+
+        Returns:
+            ``strings[stage][image]``, bytes, and ``shape``, (H, W).
+
+        Raises:
+            ValueError: ``x`` is not that, or ``update`` was not called.
+        """
+        images = []
+        for levels in check_images(x).split(1):
+            encoder = Encoder(levels, seed, self.dtype, self.portable)
+            for _ in self.walk(encoder, self.quality):
+                pass
+            images.append(encoder.strings())
+        return {"strings": [list(stage) for stage in zip(*images)], "shape": x.shape[2:]}
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: Sequence[int],
+        reconstruction: Reconstruction = "denoise",
+        progressive: bool = False,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Decode the first stages of images; those of all stages are exact.
+
+        Args:
+            strings: ``strings[stage][image]``, of the first stages, as many as wanted.
+            shape: (H, W).
+            reconstruction: as of :meth:`estimate`.
+            progressive: give the image of every stage.
+            seed: the encoder's.
+
+        Returns:
+            ``x_hat``, ``[B, 3, H, W]`` in [0, 1], multiples of 1/255; if
+            ``progressive``, ``x_hats`` too, a list of these, one per stage.
+
+        Raises:
+            ValueError: strings or shape are not those of a picture of this model.
+        """
+        check_reconstruction(reconstruction)
+        batch_size = check_strings(strings, self.n_stages)
+        stages, (H, W) = len(strings), check_shape(shape)
+        guarded = [self.is_guarded(i) for i in range(stages)]
+        images = []
+        for b in range(batch_size):
+            decoder = Decoder.of([s[b] for s in strings], guarded, (1, 3, H, W), seed)
+            images.append(
+                [
+                    self.reconstruct(latent, reconstruction, seed)
+                    for latent in self.walk(decoder, stages)
+                    if progressive or latent.stages == stages
+                ]
+            )
+        x_hats = [torch.cat(stage).to(self.output_dtype) / 255 for stage in zip(*images)]
+        out: dict[str, Any] = {"x_hat": x_hats[-1]}
+        if progressive:
+            out["x_hats"] = x_hats
+        return out
 
     @property
-    def _dtype(self) -> torch.dtype:
-        # of everything outside the network, which may itself be in half precision
-        double = self.denoiser.conv_in.weight.dtype == torch.float64
-        return torch.float64 if double else torch.float32
-
-    @staticmethod
-    def _check_images(x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x)
-            raise ValueError(f"expected images as a tensor of floats, got {kind}")
-        if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
-            hint = ""
-            if x.dim() == 4 and x.shape[1] == 1:
-                hint = "; a grayscale image can be passed as x.expand(-1, 3, -1, -1)"
-            raise ValueError(f"expected RGB images [B, 3, H, W], got {list(x.shape)}{hint}")
-        if not (x.min() >= 0 and x.max() <= 1):
-            raise ValueError(
-                "expected images with values in [0, 1], got values from "
-                f"{float(x.min()):g} to {float(x.max()):g}"
-            )
-        return image_to_levels(x)
-
-    @staticmethod
-    def _check_reconstruction(reconstruction: str) -> None:
-        if reconstruction not in get_args(Reconstruction):
-            raise ValueError(
-                f"reconstruction must be one of {get_args(Reconstruction)}, got "
-                f"{reconstruction!r}"
-            )
-
-    # ---- loading ----
+    def output_dtype(self) -> torch.dtype:
+        """Of the images of :meth:`decompress`."""
+        return torch.float32
 
     @classmethod
-    def from_state_dict(
-        cls,
-        state_dict: Mapping[str, Any],
-        weights: Weights = "ema",
-        **kwargs: Any,
-    ) -> Self:
-        """A model from its state dict, or from the dict of a checkpoint.
+    def from_checkpoint(cls, path: str | Path, **kwargs: Any) -> Self:
+        """A model from a file, ready to code."""
+        raise NotImplementedError
 
-        Args:
-            state_dict: ours, which holds the configuration; a trainer's dict with one;
-                or the published dict.
-            weights: where there are several, ``"ema"``, the average over training
-                (fewer bits), or ``"raw"``, the last. Of a published dict these are with
-                the initial noise schedule; ``"ema_schedule"`` is with the learned one
-                (fewer bits still).
-            kwargs: arguments of the class, such as ``quality``; ``config`` is needed
-                for a dict in the published layout that is none of the published models.
 
-        Raises:
-            ValueError: it is neither, or does not fit its configuration.
-        """
-        state_dict = state_dict_of(state_dict, weights)
-        if "config_bytes" in state_dict:
-            kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
-            net = cls(**kwargs)
-            # arguments may have changed it
-            state_dict = {**state_dict, "config_bytes": net.config_bytes}
-            if not any(".context." in name for name in state_dict):
-                # a context prior is fitted to weights later, and stands in its own file
-                contexts = {k: v for k, v in net.state_dict().items() if ".context." in k}
-                state_dict = {**state_dict, **contexts}
-        else:
-            if "config" not in kwargs:
-                kwargs["config"] = config_of(state_dict)
-            net = cls(**kwargs)
-            # it holds the network; all else stands at its initial value
-            initial = net.state_dict().items()
-            rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
-            state_dict = {**rest, **state_dict}
-        try:
-            net.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise ValueError(f"weights of another architecture: {error}") from error
-        return net
+# ---- arguments ----
 
-    @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
-        # the mixin would let weights of another model pass, and leave ours random
-        return super()._from_pretrained(strict=strict, **kwargs)
 
-    @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
-    ) -> Self:
-        """A model from a file, ready to code.
+def check_images(x: Tensor) -> Tensor:
+    """Levels 0..255, int16, of images in [0, 1].
 
-        Args:
-            path: a published folder (``config.json``, ``checkpoint.pt``), or a file with
-                a state dict as CompressAI's tools and ours write it.
-            weights: as in :meth:`from_state_dict`.
-            kwargs: arguments of the class, such as ``quality``.
+    Raises:
+        ValueError: they are no such images.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x)
+        raise ValueError(f"expected images as a tensor of floats, got {kind}")
+    if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
+        hint = ""
+        if x.dim() == 4 and x.shape[1] == 1:
+            hint = "; a grayscale image can be passed as x.expand(-1, 3, -1, -1)"
+        raise ValueError(f"expected RGB images [B, 3, H, W], got {list(x.shape)}{hint}")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(
+            "expected images with values in [0, 1], got values from "
+            f"{float(x.min()):g} to {float(x.max()):g}"
+        )
+    return image_to_levels(x)
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of a UQDM.
-        """
-        path = Path(path)
-        if path.is_dir():
-            kwargs.setdefault("config", UQDMConfig.from_json(path / "config.json"))
-            path = path / "checkpoint.pt"
-        net = cls.from_state_dict(read_checkpoint(path), weights, **kwargs)
-        net.update()
-        return net.eval()
+
+def check_reconstruction(reconstruction: str) -> None:
+    """Raise a ValueError if there is no such way."""
+    if reconstruction not in get_args(Reconstruction):
+        raise ValueError(
+            f"reconstruction must be one of {get_args(Reconstruction)}, got "
+            f"{reconstruction!r}"
+        )
+
+
+def check_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(H, W) of an image.
+
+    Raises:
+        ValueError: it is none, or too large.
+    """
+    try:
+        H, W = (int(side) for side in shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected shape (H, W), got {shape!r}") from error
+    if H < 1 or W < 1 or H * W > MAX_PIXELS:
+        raise ValueError(f"expected a shape of 1 to {MAX_PIXELS} pixels, got {H} x {W}")
+    return H, W

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import safetensors.torch
@@ -10,6 +10,7 @@ import torch
 
 from torch import Tensor
 
+from ..denoisers.vdm_unet import UNetConfig
 from .config import PUBLISHED, UQDMConfig
 
 __all__ = [
@@ -31,8 +32,11 @@ def allow_published_files() -> None:
     They hold, beside tensors, a NumPy number or two in the optimizer's state.
     """
     number_types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8")]
-    scalar: Any = np.core.multiarray.scalar  # type: ignore[attr-defined]
-    torch.serialization.add_safe_globals([scalar, np.dtype, *number_types])
+    scalar: Any = np.float64(0).__reduce__()[0]  # by its names in NumPy 1 and 2
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    torch.serialization.add_safe_globals(
+        [*((scalar, name) for name in names), np.dtype, *number_types]
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -131,7 +135,8 @@ def config_of(state_dict: Mapping[str, Tensor]) -> UQDMConfig:
     blocks = [name for name in state_dict if name.startswith("denoiser.down_blocks.")]
     depth = len({name.split(".")[2] for name in blocks})
     for config in PUBLISHED.values():
-        if (config.embedding_dim, config.n_blocks) == (width, depth):
+        network = cast(UNetConfig, config.network)
+        if (network.embedding_dim, network.n_blocks) == (width, depth):
             return config
     raise ValueError(
         f"a UQDM of width {width} and depth {depth} is none of the published models: "

@@ -8,11 +8,14 @@ import torch
 from compressai.registry import register_model
 from torch import Tensor
 
-from ..entropy_models.dither import gaussian_noise, uniform
-from ..entropy_models.gaussian_noise import GaussianNoiseConditional
-from .base import DiffusionModel, Latent
+from ..codec.coders import Coder, Estimator
+from ..codec.latent import Latent
+from ..denoisers.base import Denoiser
+from ..diffusion import levels_to_x, prior_kl, x_to_levels
+from ..entropy_models.latents.gaussian_noise import GaussianNoiseConditional
+from ..entropy_models.randomness import gaussian_noise, uniform
 from .config import GAUSSIAN, UQDMConfig
-from .diffusion import levels_to_x, prior_kl, sharpness, x_to_levels
+from .diffusion_model import DiffusionModel
 
 __all__ = ["VDM"]
 
@@ -33,11 +36,11 @@ class VDM(DiffusionModel):
                       │        z_s ~ q(z_s | z_t, x) = N(mu(x), sigma_s^2 c)
                       │◄───────────────────────┘
                       │ z_0                  ┌────┐
-        stage T+1     ├─────────────────────►│ PC │ pixels: now exact
+        stage T+1     ├─────────────────────►│ PP │ pixels: now exact
                       ▼                      └────┘
 
         GC = Gaussian-noise conditional
-        PC = pixel conditional
+        PP = pixel prior
 
     :class:`UQDM` with the network, schedule, variances, stages and reconstructions it
     has, but Gaussian noise. Rates are what an ideal simulation of the Gaussian channel
@@ -53,8 +56,7 @@ class VDM(DiffusionModel):
             is normal, its scale not learned and its base the default, q's own.
         quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
             T + 1; can be set later.
-        overlap: pixels that neighbouring windows share, 0..32, in place of the
-            configuration's.
+        denoiser: the network, in place of a fresh one as the configuration has it.
         n_timesteps: T, in place of the configuration's.
 
     Raises:
@@ -65,7 +67,7 @@ class VDM(DiffusionModel):
         self,
         config: UQDMConfig = GAUSSIAN["vdm-tiny"],
         quality: int | None = None,
-        overlap: int | None = None,
+        denoiser: Denoiser | None = None,
         n_timesteps: int | None = None,
     ):
         prior = (config.prior_type, config.learned_prior_scale, config.base_prior_scale)
@@ -76,10 +78,20 @@ class VDM(DiffusionModel):
             )
         if n_timesteps is not None:
             config = replace(config, n_timesteps=n_timesteps)
-        super().__init__(config, quality, overlap)
+        super().__init__(config, quality, denoiser)
         self.latent_conditional = GaussianNoiseConditional()
 
-    def _bound(self, levels: Tensor) -> dict[str, Any]:
+    def advance(self, latent: Latent, coder: Coder) -> Latent:
+        assert isinstance(coder, Estimator)  # no other is ever made
+        if latent.stages == self.config.n_timesteps:
+            return latent.exact(coder.pixels(self.pixel_prior, latent))
+        p = latent.prediction
+        noise = gaussian_noise(coder.seed, latent.stages, coder.shape[1:]).to(coder.x)
+        y, likelihoods = self.latent_conditional(latent.mean(coder.x), p.means, noise)
+        coder.likelihoods[f"stage_{latent.stages + 1}"] = likelihoods
+        return latent.at(latent.step.delta * y)
+
+    def bound(self, levels: Tensor) -> dict[str, Any]:
         x = levels_to_x(levels, torch.float64)
         T, schedule, B = self.config.n_timesteps, self.noise_schedule, len(x)
         u = (torch.rand(1, device=x.device) + torch.arange(B, device=x.device) / B) % 1
@@ -90,32 +102,29 @@ class VDM(DiffusionModel):
         p = self.predict(z, step)
         means = step.mean(z, x) / step.delta
         nats = T * self.latent_conditional.divergence(means, p.means)
-        u_0 = x_to_levels(x + last.sigma_s / last.alpha_s * torch.randn_like(x))
+        z_0 = last.alpha_s * x + last.sigma_s * torch.randn_like(x)
         likelihoods = {
             "prior": torch.exp(-prior_kl(x, schedule.step(0).gamma_t)),
             "stages": self.latent_conditional.likelihood(nats),
-            "pixels": self.pixel_conditional(levels, u_0, sharpness(last.gamma_s)),
+            "pixels": self.pixel_prior(levels, z_0, z_0, last),
         }
 
-        x_hat = x_to_levels(x)
+        x_hat = x
         if self.quality == T:
-            x_hat = u_0
+            x_hat = z_0 / last.alpha_s
         elif self.quality < T:
             step = schedule.step(self.quality)
             z = step.alpha_t * x + step.sigma_t * torch.randn_like(x)
-            x_hat = x_to_levels(self.predict(z, step).x_hat / last.alpha_s)
-        return {"x_hat": (x_hat / 255).to(self._dtype), "likelihoods": likelihoods}
+            x_hat = self.predict(z, step).x_hat / last.alpha_s
+        return {
+            "x_hat": (x_to_levels(x_hat) / 255).to(self.dtype),
+            "likelihoods": likelihoods,
+        }
 
-    def _transition(self, latent: Latent, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        step, p = latent.step, latent.prediction
-        noise = gaussian_noise(seed, latent.stage, x.shape[1:]).to(x)
-        y = step.mean(latent.z, x) / step.delta
-        return self.latent_conditional(y, p.means, noise)
-
-    def _sample(self, latent: Latent, seed: int) -> Tensor:
+    def sample(self, latent: Latent, seed: int) -> Tensor:
         """A sample of p(z_s | z_t), in units of Delta."""
         p = latent.prediction
-        u = uniform(seed, 2 * latent.stage, latent.z.shape[1:]).to(p.means)
+        u = uniform(seed, 2 * latent.stages, latent.z.shape[1:]).to(p.means)
         return p.means + p.scales * torch.special.ndtri(u)  # scales are 1 / sqrt(12)
 
     def compress(self, *args: Any, **kwargs: Any) -> NoReturn:

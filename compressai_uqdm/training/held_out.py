@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..codec.bound import Bound
 from ..losses import BitsPerDimensionLoss
-from ..models.bound import Bound
 from .batches import Images, example_key
 from .state import TrainingState
 

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..codec.bound import Bound
 from ..losses import BitsPerDimensionLoss
-from ..models.bound import Bound
+from .bar import StepBar
 from .batches import BatchSampler, make_loader, open_images
 from .checkpoints import CHECKPOINT, find_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .held_out import measure
 from .interruption import Interruption
-from .progress import Progress
 from .records import Records, RunningMeans
 from .state import TrainingState, initial_model
 
@@ -130,25 +130,25 @@ class Run:
         """
         config, state = self.config, self.state
         is_main = self.accelerator.is_main_process
-        progress = Progress(state.step, config.steps, is_main)
+        bar = StepBar(state.step, config.steps, is_main)
         with self.interruption:
             if state.step:
-                progress.say(f"resuming {config.output} at step {state.step}")
+                bar.say(f"resuming {config.output} at step {state.step}")
             if state.step >= config.steps:
-                progress.say("all steps are done: for more, give a larger --steps")
+                bar.say("all steps are done: for more, give a larger --steps")
             if self.test_is_due:
-                self._test(progress)
+                self._test(bar)
                 self._save()
             stopped, saved, since = self._stopped(), time.monotonic(), time.perf_counter()
             for values, norm in () if stopped else self._steps():
                 seconds = time.perf_counter() - since
                 self.means.add(torch.stack([*values.values()]), seconds)
-                progress.update(float(values["loss"]), seconds)
+                bar.update(float(values["loss"]), seconds)
                 is_last = state.step == config.steps
                 if state.step % config.log_every == 0 or is_last:
                     self._record(list(values), float(norm))
                 if self.tests and (state.step % config.test_every == 0 or is_last):
-                    self._test(progress)
+                    self._test(bar)
                 minutes = (time.monotonic() - saved) / 60
                 due = is_main and minutes > config.checkpoint_minutes
                 stopped, due = self._largest(self.interruption.signal, due)
@@ -159,9 +159,9 @@ class Run:
                 if stopped:
                     break
                 since = time.perf_counter()
-        progress.close()
+        bar.close()
         if stopped:
-            progress.say(
+            bar.say(
                 f"stopped at step {state.step} of {config.steps}, which is in "
                 f"{config.output / CHECKPOINT}: the same command goes on from there"
             )
@@ -209,7 +209,7 @@ class Run:
         if step % self.config.log_every == 0:  # else the run may yet be made longer
             means.clear()
 
-    def _test(self, progress: Progress) -> None:
+    def _test(self, bar: StepBar) -> None:
         """Measure held-out images, or leave it due if a signal comes."""
         self.test_is_due = False
         if self.tests is None:
@@ -228,7 +228,7 @@ class Run:
         if self.records:
             self.records.write(self.state.step, values)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        progress.say(f"step {self.state.step}: {shown} bits per dimension")
+        bar.say(f"step {self.state.step}: {shown} bits per dimension")
 
     def _save(self) -> None:
         """Write a checkpoint. All processes must come together."""

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..models import UQDM, UQDMConfig
 from ..models.config import PUBLISHED
@@ -45,9 +45,8 @@ def ema_decay(n: int) -> float:
     return min(EMA_DECAY, (1 + n) / (10 + n))
 
 
-@torch.no_grad()
 def _average(averages: Any, parameters: Any, n: Any) -> None:
-    torch._foreach_lerp_(averages, parameters, 1 - ema_decay(int(n)))
+    get_ema_multi_avg_fn(ema_decay(int(n)))(averages, parameters, n)
 
 
 class TrainingState:
@@ -59,7 +58,7 @@ class TrainingState:
         self.average = cast(UQDM, self.ema.module)
         # the published order, so that the optimizer's state is in that of the averages
         self.parameters = [*net.denoiser.parameters(), *net.noise_schedule.parameters()]
-        self.quantiles = [prior.quantiles for prior in net.priors]
+        self.quantiles = [prior.quantiles for prior in net.latent_priors]
         betas, eps = (0.9, 0.999), 1e-8
         self.optimizer = torch.optim.Adam(
             self.parameters, learning_rate, betas, eps, fused=True

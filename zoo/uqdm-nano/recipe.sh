@@ -23,11 +23,11 @@ python -m compressai_uqdm.train "$photographs" "$runs/crops64" --test "$test" \
   --initial "$runs/crops32/checkpoint.pt" --bound one --vary-colours --batch-size 4 \
   --learning-rate 5e-4 --warmup 200 --steps 1000 --test-every 500 --log-every 100
 python -m compressai_uqdm.train_context "$runs/crops64/checkpoint.pt" "$photographs" \
-  "$runs/context.npz" --initial "$package/contexts/uqdm-tiny.npz" --crops 500 \
+  "$runs/context.npz" --initial "$package/assets/uqdm-tiny/contexts.npz" --crops 500 \
   --steps 800 --learning-rate 5e-3
 
-cp "$runs/context.npz" "$package/contexts/uqdm-nano.npz"
-python - "$runs/crops64/checkpoint.pt" "$package/weights/uqdm-nano.safetensors" <<'PYTHON'
+cp "$runs/context.npz" "$package/assets/uqdm-nano/contexts.npz"
+python - "$runs/crops64/checkpoint.pt" "$package/assets/uqdm-nano/weights.safetensors" <<'PYTHON'
 import sys
 
 import torch

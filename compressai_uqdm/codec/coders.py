@@ -1,0 +1,202 @@
+"""Where the symbols of a stage come from, and where they go.
+
+A model walks through its stages with one of these. It hands over the prior of a stage
+and what is known so far, and gets the latent's lattice points back:
+
+- :class:`Encoder` finds them in the image, and writes their symbols to a stream;
+- :class:`Decoder` reads them from the bytes;
+- :class:`Estimator` finds them in images, and notes what they would cost.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+from ..diffusion import levels_to_x
+from ..entropy_models.coder import StreamDecoder, StreamEncoder
+from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
+from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
+from ..entropy_models.lattice import from_lattice
+from ..entropy_models.pixels.base import PixelPrior
+from .latent import Latent
+
+__all__ = ["Coder", "Decoder", "Encoder", "Estimator", "split_string"]
+
+CUT_NOISE = 0.75
+"""Share of their dither that values of the first stage take where it is cut. There the
+network, used to much noise, sees structure in a latent that has none (measured)."""
+
+
+class Coder:
+    """What a walk through the stages asks of an encoder, a decoder or an estimator.
+
+    Args:
+        shape: of the images, ``[B, 3, H, W]``.
+        seed: of the dither.
+    """
+
+    def __init__(self, shape: Sequence[int], seed: int):
+        self.shape, self.seed = torch.Size(shape), seed
+
+    def latents(
+        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
+    ) -> Tensor:
+        """The lattice points Z of the latent after this one, ``[B, 3, H, W]``, int32."""
+        raise NotImplementedError
+
+    def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
+        """The levels of the pixels, ``[B, 3, H, W]``."""
+        raise NotImplementedError
+
+
+class Encoder(Coder):
+    """Writes one picture to a stream.
+
+    Args:
+        levels: the picture, 0..255, ``[1, 3, H, W]``.
+        seed: seed of the dither.
+        dtype: of the diffusion.
+        guarded: whether to list the values that another machine may round otherwise.
+
+    Attributes:
+        stream: what is written.
+    """
+
+    def __init__(self, levels: Tensor, seed: int, dtype: torch.dtype, guarded: bool):
+        super().__init__(levels.shape, seed)
+        self.levels, self.x = levels, levels_to_x(levels, dtype)
+        self.stream = StreamEncoder()
+        self._guard = WrittenGuard() if guarded else Guard()
+        self._listed: list[bytes] = []
+
+    def latents(
+        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
+    ) -> Tensor:
+        y, p = latent.mean(self.x), latent.prediction
+        indexes = prior.build_indexes(p.scales[0], self._guard)
+        M = prior.locate(p.means[0], dither, self._guard)
+        Z = prior.encode(self.stream, y[0], indexes, M, dither)
+        self.stream.end_stage(Z.cpu().numpy())
+        self._listed.append(self._guard.end())
+        return Z[None]
+
+    def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
+        levels = self.levels[0].cpu().numpy().astype(np.uint8)
+        prior.encode(self.stream, levels, _positions(prior, latent))
+        self.stream.end_stage(levels)
+        self._listed.append(b"")  # nothing was rounded
+        return self.levels
+
+    def strings(self) -> list[bytes]:
+        """One for each stage so far: its list, then its segment of the stream."""
+        return [
+            listed + segment
+            for listed, segment in zip(self._listed, self.stream.segments())
+        ]
+
+
+class Decoder(Coder):
+    """Reads one picture from a stream.
+
+    Args:
+        stream: the segments of its stages.
+        guards: what each stage's string lists, see :func:`split_string`.
+        shape: ``[1, 3, H, W]``.
+        seed: the encoder's.
+    """
+
+    def __init__(
+        self,
+        stream: StreamDecoder,
+        guards: Sequence[Guard],
+        shape: Sequence[int],
+        seed: int,
+    ):
+        super().__init__(shape, seed)
+        self.stream, self._guards = stream, iter(guards)
+
+    @classmethod
+    def of(
+        cls,
+        strings: Sequence[bytes],
+        guarded: Sequence[bool],
+        shape: Sequence[int],
+        seed: int,
+    ) -> Self:
+        """Of the strings of the first stages, those guarded that begin with a list."""
+        guards, segments = zip(*map(split_string, strings, guarded))
+        return cls(StreamDecoder(segments), guards, shape, seed)
+
+    def latents(
+        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
+    ) -> Tensor:
+        p, guard = latent.prediction, next(self._guards)
+        indexes = prior.build_indexes(p.scales[0], guard)
+        M = prior.locate(p.means[0], dither, guard)
+        guard.end()
+        noise = CUT_NOISE if latent.stages == 0 else 0.0
+        Z = prior.decode(self.stream, indexes, M, dither, noise)
+        self.stream.end_stage(Z.cpu().numpy())
+        return Z[None]
+
+    def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
+        levels = prior.decode(self.stream, _positions(prior, latent))
+        self.stream.end_stage(levels)
+        return torch.from_numpy(levels)[None].to(latent.z.device)
+
+
+class Estimator(Coder):
+    """Notes what images would cost, ``[B, 3, H, W]``, all with the same dither.
+
+    Args:
+        levels: the images, 0..255.
+        seed: seed of the dither.
+        dtype: of the diffusion.
+
+    Attributes:
+        likelihoods: of the values of each stage, ``stage_1``, ..., ``pixels``.
+    """
+
+    def __init__(self, levels: Tensor, seed: int, dtype: torch.dtype):
+        super().__init__(levels.shape, seed)
+        self.levels, self.x = levels, levels_to_x(levels, dtype)
+        self.likelihoods: dict[str, Tensor] = {}
+
+    def latents(
+        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
+    ) -> Tensor:
+        y, p = latent.mean(self.x), latent.prediction
+        Z = prior.quantize_universally(y, p.means, dither)
+        self.likelihoods[f"stage_{latent.stages + 1}"] = prior.likelihoods(
+            from_lattice(Z, dither, y.dtype), p.scales, p.means
+        )
+        return Z
+
+    def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
+        assert latent.before
+        self.likelihoods["pixels"] = prior(
+            self.levels, latent.z, latent.before.z, latent.before.step
+        )
+        return self.levels
+
+
+def _positions(prior: PixelPrior, latent: Latent) -> np.ndarray:
+    """Where the latents of one picture place its pixels."""
+    assert latent.before and latent.points
+    return prior.locate(latent.points, latent.before.points, latent.before.step)[0]
+
+
+def split_string(string: bytes, guarded: bool) -> tuple[Guard, bytes]:
+    """What a stage's string lists, and its segment of the stream.
+
+    Raises:
+        DamagedStringError: it has no list where there must be one.
+    """
+    if not guarded:
+        return Guard(), string
+    guard = ReadGuard(string)
+    return guard, guard.rest

@@ -1,0 +1,96 @@
+"""A picture on its way from nothing to exact."""
+
+import functools
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..denoisers.base import Denoiser
+from ..diffusion import NoiseSchedule, Step
+from ..entropy_models.lattice import LatticePoints, from_lattice
+from ..progress import Progress
+
+__all__ = ["Latent", "Prediction", "predict"]
+
+
+class Prediction(NamedTuple):
+    """What the network says at z_t, each ``[B, 3, H, W]``."""
+
+    x_hat: Tensor  # the image, in [-1, 1]
+    eps_hat: Tensor  # the noise in z_t
+    means: Tensor  # location of z_s under the prior, in units of Delta
+    scales: Tensor  # its standard deviation, likewise
+
+
+def predict(
+    denoiser: Denoiser, z_t: Tensor, step: Step, progress: Progress | None = None
+) -> Prediction:
+    """What the network says at z_t, ``[B, 3, H, W]``.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    eps_hat, scale_factor = denoiser(z_t, step.gamma_t, progress)
+    x_hat = step.denoise(z_t, eps_hat)
+    means = step.mean(z_t, x_hat) / step.delta
+    scales = step.prior_scale(scale_factor) / step.delta
+    if not denoiser.training and not (means.isfinite().all() and scales.isfinite().all()):
+        raise ValueError("the network's output is not finite: are its weights damaged?")
+    return Prediction(x_hat, eps_hat, means, scales)
+
+
+@dataclass
+class Latent:
+    """Images of which some stages are known.
+
+    Attributes:
+        denoiser: the network.
+        schedule: the diffusion's.
+        z: z_t at t = 1 - stages / T, ``[B, 3, H, W]``.
+        stages: number of stages that are known.
+        points: z as integers, where it was sent.
+        before: the latent that the last step began at.
+        levels: the pixels, uint8, once they are known.
+        progress: is told of every pass of the network.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    z: Tensor
+    stages: int = 0
+    points: LatticePoints | None = None
+    before: "Latent | None" = None
+    levels: Tensor | None = None
+    progress: Progress | None = None
+
+    @functools.cached_property
+    def step(self) -> Step:
+        """The step from here on."""
+        return self.schedule.step(self.stages)
+
+    @functools.cached_property
+    def prediction(self) -> Prediction:
+        """What the network says here; it runs once."""
+        return predict(self.denoiser, self.z, self.step, self.progress)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The location of the next latent of x, in units of Delta."""
+        return self.step.mean(self.z, x) / self.step.delta
+
+    def next(self, Z: Tensor, dither: Tensor) -> "Latent":
+        """The latent one stage on, at lattice points Z."""
+        delta = self.step.delta
+        points = LatticePoints(Z, dither, delta.item())
+        return self.at(delta * from_lattice(Z, dither, self.z.dtype), points)
+
+    def at(self, z_s: Tensor, points: LatticePoints | None = None) -> "Latent":
+        """The latent one stage on, where it is z_s."""
+        # without what the network said, and what was before: memory
+        before = replace(self, before=None)
+        return replace(self, z=z_s, stages=self.stages + 1, points=points, before=before)
+
+    def exact(self, levels: Tensor) -> "Latent":
+        """The picture one stage on, where that is the pixels."""
+        return replace(self, stages=self.stages + 1, before=None, levels=levels)

@@ -1,0 +1,337 @@
+r"""The context prior: what is decoded of a stage corrects the prior of the rest of it.
+
+UQDM's prior takes the values of a stage as independent given z_t. They are not: what the
+network missed at one value it missed at its neighbours and in the other channels. As in
+autoregressive and checkerboard context models (Minnen et al. 2018, He et al. 2021),
+a small network sees what was decoded of earlier groups (:mod:`..groups`) and moves the
+prior of the next one: by d lattice points, and to another entry of the scale table.
+
+Its arithmetic is in integers, so that it is the same everywhere: weights and
+activations are fixed-point numbers, and no sum of a convolution reaches 2^24, so that
+single-precision floats hold all of them exactly, in whatever order they are added.
+"""
+
+import math
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+
+from ...identity import Parts
+from ..groups import GROUPS, group
+from ..lattice import LATTICE
+from .uniform_noise import Correction, UniformNoiseConditional
+
+__all__ = ["ContextConditional", "ContextPrior", "read_contexts", "save_contexts"]
+
+INPUTS = 9  # three colour channels of two residuals and the log scale
+WIDTH = 16  # hidden channels
+KERNEL = 5
+
+# Fractional bits and bounds of the fixed-point numbers.
+INPUT_BITS, INPUT_MAX = 6, 255
+WEIGHT_BITS = 8
+HIDDEN_BITS, HIDDEN_MAX = 7, 1023
+EXACT = 1 << 24
+
+SHIFT_MAX = 8.0  # bound of the location's shift, in units of the noise's width
+LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scale
+
+_TABLE_BITS = 12
+_BAND = 256  # rows of a group computed at once, to bound memory
+
+
+class ContextPrior(nn.Module):
+    r"""The context network of one stage.
+
+    .. code-block:: none
+
+        residuals, decoded so far ─┐  5x5 conv         1x1         1x1
+        log scales, all channels ──┴────────► 16 ReLU ────► 16 ReLU ───┬► log scale change
+                                        └───────────── linear ─────────┴► location shift
+
+    Residuals come twice, as they are and divided by the standard deviation that the
+    prior gives them; the shift is multiplied by that of its value. Every group has
+    weights of its own. Where nothing is decoded yet, and outside the image, residuals
+    are 0.
+
+    Attributes:
+        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int16; the last
+            output is the linear path.
+        conv_bias: ``[12, 16 + 1]``, int32.
+        mix, mix_bias: weights of the second layer, ``[12, 16, 16]`` and ``[12, 16]``.
+        head, head_bias: weights of the outputs, ``[12, 2, 16]`` and ``[12, 2]``.
+    """
+
+    conv: Tensor
+    conv_bias: Tensor
+    mix: Tensor
+    mix_bias: Tensor
+    head: Tensor
+    head_bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, shape in shapes().items():
+            dtype = torch.int32 if name.endswith("bias") else torch.int16
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        bounds = {
+            "conv": (self.conv.flatten(2), self.conv_bias, INPUT_MAX),
+            "mix": (self.mix, self.mix_bias, HIDDEN_MAX),
+            "head": (self.head, self.head_bias, HIDDEN_MAX),
+        }
+        for name, (weight, bias, largest) in bounds.items():
+            total = weight.long().abs().sum(-1) * largest + bias.long().abs()
+            if total.max() >= EXACT:
+                raise ValueError(
+                    f"context weights {name!r} are too large: a sum may reach "
+                    f"{int(total.max())}, and must stay below 2^24"
+                )
+
+    @torch.no_grad()
+    def forward(self, inputs: np.ndarray, g: int) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network at the values of one group.
+
+        Args:
+            inputs: residuals and log scales as of :class:`ContextTables`, with a border
+                of two zeros all around, ``[9, H + 4, W + 4]``, float32.
+            g: number of the group.
+
+        Returns:
+            the shift in units of the standard deviation and the change of the log
+            scale, int64 with 15 fractional bits, ``[h, w]`` of the group.
+        """
+        _, (row, column) = GROUPS[g]
+        plane = torch.from_numpy(inputs)[None, :, row:, column:]
+        weights = [buffer[g].float().cpu() for buffer in self.buffers()]
+        with torch.autocast("cpu", enabled=False), _single_precision():
+            shift, change = self._run(plane, *weights).numpy()
+        return shift, change
+
+    @staticmethod
+    def _run(
+        plane: Tensor,
+        conv: Tensor,
+        conv_bias: Tensor,
+        mix: Tensor,
+        mix_bias: Tensor,
+        head: Tensor,
+        head_bias: Tensor,
+    ) -> Tensor:
+        outputs = []
+        height = (plane.shape[2] - KERNEL) // 2 + 1
+        for first in range(0, height, _BAND):
+            last = min(first + _BAND, height)
+            band = plane[:, :, 2 * first : 2 * (last - 1) + KERNEL]
+            sums = F.conv2d(band, conv, conv_bias, stride=2)[0]
+            hidden = _activate(sums[:-1], INPUT_BITS).flatten(1)
+            hidden = _activate(torch.addmm(mix_bias[:, None], mix, hidden), HIDDEN_BITS)
+            out = torch.addmm(head_bias[:, None], head, hidden).to(torch.int64)
+            out = out.reshape(2, *sums.shape[1:])
+            out[0] += sums[-1].to(torch.int64) << (HIDDEN_BITS - INPUT_BITS)
+            outputs.append(out)
+        return torch.cat(outputs, 1)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """No bfloat16 in place of single precision, whatever else the caller allows."""
+    mkldnn: Any = torch.backends.mkldnn
+    operations = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
+    settings: list[Any] = [op for op in operations if hasattr(op, "fp32_precision")]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before):
+            setting.fp32_precision = precision
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a context network."""
+    n = len(GROUPS)
+    return {
+        "conv": (n, WIDTH + 1, INPUTS, KERNEL, KERNEL),
+        "conv_bias": (n, WIDTH + 1),
+        "mix": (n, WIDTH, WIDTH),
+        "mix_bias": (n, WIDTH),
+        "head": (n, 2, WIDTH),
+        "head_bias": (n, 2),
+    }
+
+
+def _activate(sums: Tensor, input_bits: int) -> Tensor:
+    # ReLU, and back to the fractional bits of hidden activations; exact: a power of two
+    shift = 2.0 ** (HIDDEN_BITS - input_bits - WEIGHT_BITS)
+    return (sums * shift).floor().clamp(0, HIDDEN_MAX)
+
+
+class ContextTables:
+    """Integer tables, by entry of the scale table, for what surrounds the network.
+
+    Args:
+        scale_table: standard deviations of the prior, ascending, float32.
+    """
+
+    def __init__(self, scale_table: Tensor):
+        scales = scale_table.cpu().numpy().astype(np.float64)
+        self.deviation = np.sqrt(scales * scales + 1 / 12)  # with the uniform noise
+        one = 1 << INPUT_BITS
+        unit = (one << _TABLE_BITS) / LATTICE
+        self._inverse = np.rint(unit / self.deviation).astype(np.int32)
+        self._points = np.rint(LATTICE * self.deviation * 256).astype(np.int64)
+        log_scales = np.rint(np.log2(scales) * one)
+        self._log_scales = log_scales.clip(-INPUT_MAX, INPUT_MAX).astype(np.float32)
+        per_entry = math.log2(scales[-1] / scales[0]) / (len(scales) - 1)
+        self._entries = round(2**8 / per_entry)
+        self._last = len(scales) - 1
+
+    def residuals(self, residual: np.ndarray, indexes: np.ndarray) -> np.ndarray:
+        """Residuals k N - j as inputs, in units of their deviation and of 2 Delta."""
+        # no product reaches 2^31
+        scaled = residual.clip(-(1 << 16), 1 << 16) * self._inverse[indexes]
+        normalized = _rounded_shift(scaled, _TABLE_BITS)
+        inputs = np.stack([normalized, residual]).clip(-INPUT_MAX, INPUT_MAX)
+        return inputs.astype(np.float32)
+
+    def log_scales(self, indexes: np.ndarray) -> np.ndarray:
+        """Logarithms of scales as inputs."""
+        return self._log_scales[indexes]
+
+    def apply(
+        self, shift: np.ndarray, change: np.ndarray, indexes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs of :class:`ContextPrior` as lattice points d and new indexes."""
+        bits = HIDDEN_BITS + WEIGHT_BITS
+        d = _rounded_shift(shift * self._points[indexes], bits + 8)
+        limit = int(SHIFT_MAX * LATTICE)
+        largest = int(LOG_SCALE_MAX * (1 << bits))
+        steps = change.clip(-largest, largest) * self._entries
+        index = indexes + _rounded_shift(steps, bits + 8)
+        return (
+            d.clip(-limit, limit).astype(np.int32),
+            index.clip(0, self._last).astype(np.uint8),
+        )
+
+
+def _rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    return (x + (1 << (bits - 1))) >> bits
+
+
+class ContextCorrection(Correction):
+    """The corrections of one stage of one picture, group after group."""
+
+    def __init__(self, indexes: np.ndarray, context: ContextPrior, tables: ContextTables):
+        super().__init__(indexes)
+        self.context, self.tables = context, tables
+        border = KERNEL // 2
+        sides = (side + 2 * border for side in indexes.shape[1:])
+        self._inputs = np.zeros((INPUTS, *sides), np.float32)
+        inside = self._inputs[:, border:-border, border:-border]
+        self._normalized, self._residuals = inside[:3], inside[3:6]
+        inside[6:] = tables.log_scales(indexes)
+
+    def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        indexes = group(self.indexes, g)
+        if not indexes.size:
+            return super().prior(g)
+        shift, change = self.context(self._inputs, g)
+        return self.tables.apply(shift, change, indexes)
+
+    def reveal(self, g: int, residual: np.ndarray) -> None:
+        indexes = group(self.indexes, g)
+        normalized, as_it_is = self.tables.residuals(residual, indexes)
+        group(self._normalized, g)[...] = normalized
+        group(self._residuals, g)[...] = as_it_is
+
+
+class ContextConditional(UniformNoiseConditional):
+    """A :class:`UniformNoiseConditional` that sees what is decoded of its stage.
+
+    The values and their noise are the same; only their prior is another. Before
+    :meth:`update` there is no scale table and the context stays out.
+
+    Args:
+        prior_type: G, ``"logistic"`` or ``"normal"``.
+        context: the network, by default one that corrects nothing.
+    """
+
+    def __init__(self, prior_type: str = "logistic", context: ContextPrior | None = None):
+        super().__init__(prior_type)
+        self.context = context or ContextPrior()
+
+    def likelihoods(self, outputs: Tensor, scales: Tensor, means: Tensor) -> Tensor:
+        """As of :class:`UniformNoiseConditional`, ``[B, 3, H, W]``."""
+        if not self.has_tables:
+            return super().likelihoods(outputs, scales, means)
+        indexes = self.build_indexes(scales.detach())
+        residuals = ((outputs - means).detach() * LATTICE).round().to(torch.int32)
+        table = self.scale_table.double().log()
+        shifts, ratios = torch.zeros_like(means), torch.ones_like(scales)
+        for b in range(len(outputs)):
+            i, r = indexes[b].cpu().numpy(), residuals[b].cpu().numpy()
+            correction = self.correction(i)
+            d, i_d = np.zeros_like(r), i.copy()
+            for g in range(len(GROUPS)):
+                group(d, g)[...], group(i_d, g)[...] = correction.prior(g)
+                correction.reveal(g, group(r, g))
+            shifts[b] = torch.from_numpy(d).to(means) / LATTICE
+            change = table[torch.from_numpy(i_d).long()] - table[indexes[b].cpu().long()]
+            ratios[b] = change.exp().to(scales)
+        return self.likelihood(outputs, scales * ratios, means + shifts)
+
+    def parts(self) -> Parts:
+        yield from super().parts()
+        for name, weight in self.context.named_buffers():
+            yield f"context.{name}", weight.cpu().numpy()
+
+    def correction(self, indexes: np.ndarray) -> ContextCorrection:
+        return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))
+
+
+def save_contexts(path: Path, contexts: list[ContextPrior]) -> None:
+    """Write the context networks of all stages to a compressed NumPy file."""
+    arrays = {
+        f"{stage}.{name}": buffer.numpy()
+        for stage, context in enumerate(contexts)
+        for name, buffer in context.named_buffers()
+    }
+    np.savez_compressed(path, **arrays)
+
+
+def read_contexts(path: Path, count: int) -> list[ContextPrior]:
+    """The context networks of so many stages from a file.
+
+    Raises:
+        ValueError: the file is of another number of stages or shape, or its weights
+            are so large that sums could be rounded.
+    """
+    contexts = []
+    with np.load(path) as arrays:
+        for stage in range(count):
+            state = {name: f"{stage}.{name}" for name in shapes()}
+            if not set(state.values()) <= set(arrays.files):
+                raise ValueError(f"{path} has no context for stage {stage + 1}")
+            context = ContextPrior()
+            try:
+                context.load_state_dict(
+                    {name: torch.from_numpy(arrays[key]) for name, key in state.items()}
+                )
+            except RuntimeError as error:
+                raise ValueError(f"{path}: {error}") from error
+            context.check()
+            contexts.append(context)
+    return contexts

@@ -1,0 +1,8 @@
+"""Priors of the last stage, by the name that a configuration gives them."""
+
+from .base import PixelPrior
+from .softmax import PixelConditional
+
+__all__ = ["PIXEL_PRIORS"]
+
+PIXEL_PRIORS: dict[str, type[PixelPrior]] = {"softmax": PixelConditional}

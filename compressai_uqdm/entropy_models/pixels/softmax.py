@@ -1,0 +1,158 @@
+"""The published prior of the last stage: a softmax over levels, given z_0."""
+
+import math
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+from ...diffusion import Step, sharpness, x_to_levels
+from ..coder import StreamDecoder, StreamEncoder
+from ..lattice import FRACTION_BITS, LATTICE, LatticePoints
+from ..tables import exp, quantize_cdf, symbol_weights
+from .base import LEVELS, POSITION_BITS, PixelPrior
+
+__all__ = ["PixelConditional", "sample_levels"]
+
+BINS = 256  # offsets of a position from its nearest level that have a table each
+
+_NEGLIGIBLE = 40.0  # nats: a level less likely by more is left out of the sum
+_TAIL = 14.0  # nats: a level less likely by more is coded as an escape
+
+
+class PixelConditional(PixelPrior):
+    r"""Softmax over the 256 levels of a pixel, given where z_0 places it.
+
+        p(v | u) = softmax_v  -kappa (u - v)^2,
+
+    with the position u of ``z_0 / alpha_0`` in units of levels, and a sharpness kappa that
+    the last step gives. Close to u only a few levels have any probability, so sums and
+    tables hold those alone.
+
+    In coding, u is an integer with 16 fractional bits, and a table is chosen by its
+    offset from the nearest level, in 256 bins, and by how near the edges 0 and 255 are.
+    """
+
+    def locate(
+        self, z_s: LatticePoints, z_t: LatticePoints | None, step: Step
+    ) -> np.ndarray:
+        levels_per_point = float(128 * z_s.delta / (LATTICE * step.alpha_s))
+        factor = round(levels_per_point * 2**28)
+        positions = z_s.integers() * factor >> (28 - POSITION_BITS + FRACTION_BITS)
+        return positions + (255 << (POSITION_BITS - 1))  # z = 0 is between 127 and 128
+
+    def forward(self, levels: Tensor, z_s: Tensor, z_t: Tensor, step: Step) -> Tensor:
+        positions = x_to_levels(z_s / step.alpha_s)
+        return self.likelihood(levels, positions, sharpness(step.gamma_s))
+
+    def likelihood(self, levels: Tensor, positions: Tensor, kappa: Tensor) -> Tensor:
+        """p(levels | positions), in (0, 1], at a sharpness kappa, a positive scalar."""
+        kappa = kappa.to(positions.dtype)
+        _, minus_log_sum = _normalize(positions, kappa)
+        log_p = minus_log_sum - kappa * (positions - levels) ** 2
+        return self.likelihood_lower_bound(log_p.exp())
+
+    def update(self, step: Step, force: bool = False) -> bool:
+        if self.has_tables and not force:
+            return False
+        # rounded, so that all platforms agree
+        kappa = float(np.float32(sharpness(step.gamma_s).item()))
+        if not kappa > 0:
+            raise ValueError(f"the sharpness of the pixels must be positive, got {kappa}")
+        R = min(_reach(kappa, _TAIL), LEVELS - 1)
+        d = np.arange(-R, R + 1)
+        offset = (np.arange(BINS) + 0.5) / BINS - 0.5
+        # relative to the nearest level, whose logit is -kappa offset^2
+        p = exp(-kappa * (d * d - 2 * d * offset[:, None]).clip(0))
+        # [distance of the edge 0, at most R; bin; level]
+        p = np.where(d >= -np.arange(R + 1)[:, None, None], p, 0.0)
+        cdf = np.cumsum(p, -1)
+        cdf = quantize_cdf(cdf / cdf[..., -1:], 2 * R + 3).reshape(-1, 2 * R + 1)
+        length, first = np.full(len(cdf), 2 * R + 1), np.full(len(cdf), -R)
+        self._set_tables(cdf, length, first, self._offset.device)
+        return True
+
+    def encode(
+        self, encoder: StreamEncoder, levels: np.ndarray, positions: np.ndarray
+    ) -> None:
+        levels, positions = levels.reshape(-1), positions.reshape(-1)
+        R = self._half_width()
+        for chunk in self._chunks(0, len(levels), 2 * R + 3):
+            nearest, weights, flip = self._tables(positions[chunk])
+            d = flip * (levels[chunk].astype(np.int32) - nearest)
+            encoder.encode(d.clip(-R - 1, R + 1) + R + 1, weights)
+            encoder.encode_uniform(levels[chunk][np.abs(d) > R], LEVELS)
+
+    def decode(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
+        # where the stream ends early, levels are the nearest to their position
+        shape, positions = positions.shape, positions.reshape(-1)
+        levels = np.zeros(len(positions), np.uint8)
+        R = self._half_width()
+        for chunk in self._chunks(0, len(levels), 2 * R + 3):
+            nearest, weights, flip = self._tables(positions[chunk])
+            d = decoder.decode(weights) - (R + 1)
+            escaped = np.flatnonzero(np.abs(d) > R)
+            d[escaped] = 0
+            values = nearest
+            values[: len(d)] += flip[: len(d)] * d
+            values = values.clip(0, LEVELS - 1)
+            v = decoder.decode_uniform(len(escaped), LEVELS)
+            values[escaped[: len(v)]] = v
+            levels[chunk] = values
+        return levels.reshape(shape)
+
+    def _half_width(self) -> int:
+        self._check_cdf_size()
+        return (self._quantized_cdf.shape[1] - 1) // 2
+
+    def _tables(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        R = self._half_width()
+        if R not in self._weights:
+            cdf = self._quantized_cdf.cpu().numpy()
+            w = symbol_weights(np.pad(cdf, ((0, 0), (1, 0))))
+            self._weights[R] = w.reshape(R + 1, BINS, 2 * R + 3)
+        half, one = 1 << (POSITION_BITS - 1), 1 << POSITION_BITS
+        nearest = ((positions + half) >> POSITION_BITS).clip(0, LEVELS - 1)
+        offset = (positions - nearest * one).clip(-half, half - 1)
+        bins = (offset + half) * BINS >> POSITION_BITS
+        # near the edge 255 the tables of the edge 0 serve, seen in a mirror
+        flip = np.where(nearest > LEVELS // 2, -1, 1).astype(np.int32)
+        bins = np.where(flip > 0, bins, BINS - 1 - bins)
+        distance = np.minimum(nearest, LEVELS - 1 - nearest).clip(0, R)
+        return nearest.astype(np.int32), self._weights[R][distance, bins], flip
+
+
+def _reach(kappa: float, nats: float) -> int:
+    # farther than that, from anywhere within half a level, levels are less likely by `nats`
+    return min(LEVELS, math.ceil(math.sqrt(nats / kappa + 0.25) - 0.5))
+
+
+def sample_levels(positions: Tensor, kappa: Tensor, u: Tensor) -> Tensor:
+    """Levels drawn from the softmax.
+
+    Args:
+        positions: real numbers, any shape.
+        kappa: sharpness, a positive scalar.
+        u: numbers uniform on (0, 1), same shape.
+    """
+    kappa = kappa.to(positions.dtype)
+    v, minus_log_sum = _normalize(positions, kappa)
+    logits = _logits(positions, v, kappa) + minus_log_sum[..., None]
+    below = (logits.exp().cumsum(-1) < u[..., None]).sum(-1, keepdim=True)
+    return v.expand_as(logits).gather(-1, below.clamp(max=v.shape[-1] - 1))[..., 0]
+
+
+def _logits(positions: Tensor, v: Tensor, kappa: Tensor) -> Tensor:
+    logits = -kappa * (positions[..., None] - v) ** 2
+    return logits.masked_fill((v < 0) | (v > LEVELS - 1), -torch.inf)
+
+
+def _normalize(positions: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    """The levels v that count, and minus the logarithm of the softmax's sum."""
+    R = _reach(float(kappa.detach()), _NEGLIGIBLE)
+    v = torch.arange(LEVELS, device=positions.device).to(positions.dtype)
+    if 2 * R + 1 < LEVELS:
+        nearest = positions.detach().round().clamp(0, LEVELS - 1)
+        v = nearest[..., None] + torch.arange(-R, R + 1, device=positions.device)
+    return v, -_logits(positions, v, kappa).logsumexp(-1)

@@ -1,0 +1,245 @@
+"""Pictures of .uqdm files, whole, cut anywhere, or as their bytes arrive."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from PIL import Image
+
+from ..checks import MAX_PIXELS
+from ..codec.streaming import PictureDecoder
+from ..errors import DamagedFileError, DamagedStringError
+from ..models.base import Reconstruction
+from ..models.uqdm import UQDM
+from ..progress import Passes, Progress
+from .container import ends_in_header, parse_header
+from .header import Header
+from .model import NAMES, Codec, open_codec
+from .pictures import put_together
+from .rate import truncate
+
+__all__ = ["NotYetError", "Picture", "StreamingDecoder", "decode", "load"]
+
+
+@dataclass
+class Picture:
+    """What was decoded of a file.
+
+    Args:
+        image: the picture, in the mode of the original where it is exact.
+        stages: number of stages that were whole.
+        share: share of the next stage's bytes that were there, 0 to 1.
+        exact: whether every pixel is that of the original.
+        damage: what is wrong with the file, if anything is.
+    """
+
+    image: Image.Image
+    stages: int
+    share: float
+    exact: bool
+    damage: str = ""
+
+
+class NotYetError(Exception):
+    """Too little of a file has arrived to make a picture of; nothing is wrong with it."""
+
+
+class StreamingDecoder:
+    """Decodes a file as its bytes arrive.
+
+    Every stage is decoded once, when it is whole. A picture from within a stage takes a
+    pass of the network of its own each time, so a loop over small pieces asks for one
+    where ``feed`` tells of another stage.
+
+    Args:
+        model: a checkpoint's path, or a model at hand, for files of models that are not
+            in the zoo.
+        device: where the network runs.
+        max_pixels: largest picture to accept.
+        progress: is told what share of the whole file is decoded.
+
+    Attributes:
+        header: the file's header, once it has arrived.
+    """
+
+    def __init__(
+        self,
+        model: str | Codec | None = None,
+        device: str = "cpu",
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ):
+        self.progress = progress
+        self.model, self.device, self.max_pixels = model, device, max_pixels
+        self.header: Header | None = None
+        self._data = bytearray()
+        self._at = 0  # where the next stage begins
+        self._net: UQDM | None = None
+        self._decoder: PictureDecoder | None = None
+        self._damage: DamagedStringError | None = None
+
+    def feed(self, data: bytes) -> int:
+        """Take the next bytes, any number, and decode the stages that are whole.
+
+        Returns:
+            number of stages that are whole now, 0 while the header is not.
+
+        Raises:
+            DamagedStringError: the file is damaged; the picture of the stages before,
+                if any, can still be had.
+            FileNotFoundError: its model is not there.
+            ValueError: it has too many pixels.
+        """
+        if self._damage:
+            raise _afresh(self._damage)
+        self._data += data
+        try:
+            self._advance()
+        except DamagedStringError as error:
+            self._damage = _afresh(error)
+            raise
+        return self.stages
+
+    def _advance(self) -> None:
+        if self.header is None or self._decoder is None:
+            found = parse_header(self._data, self.max_pixels)
+            if found is None:
+                return
+            self.header, self._at = found
+            self._net = self._open(self.header)
+            height_width = self.header.size[::-1]
+            passes = self._net.passes(len(self.header.lengths) + 1)
+            self._decoder = PictureDecoder(
+                self._net, height_width, self.header.seed, Passes(self.progress, passes)
+            )
+        lengths = self.header.lengths
+        while self.stages < len(lengths):
+            end = self._at + lengths[self.stages]
+            if len(self._data) < end:
+                return
+            self._decoder.append(bytes(self._data[self._at : end]))
+            self._at = end
+        if len(self._data) > self._at:
+            raise DamagedFileError(
+                f"the file goes on for {len(self._data) - self._at} bytes after its end"
+            )
+
+    def _open(self, header: Header) -> UQDM:
+        if self.model is None and header.model not in NAMES:
+            raise FileNotFoundError(
+                f"the file was encoded with a model {header.model!r} that is not in the "
+                "zoo: give its checkpoint (--model)"
+            )
+        model = self.model or header.model
+        codec = open_codec(model, self.device) if isinstance(model, str) else model
+        if codec.digest != header.digest:
+            raise DamagedFileError(
+                f"the file was encoded with other weights or tables of {header.model}: "
+                f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}"
+            )
+        net = codec.computing_in(header.arithmetic)
+        if len(header.lengths) > net.n_stages:
+            raise DamagedFileError(
+                f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
+            )
+        return net
+
+    @property
+    def net(self) -> UQDM | None:
+        """The model, once the header has arrived."""
+        return self._net
+
+    @property
+    def stages(self) -> int:
+        """Number of stages that are whole."""
+        return self._decoder.latent.stages if self._decoder else 0
+
+    @torch.no_grad()
+    def picture(self, reconstruction: Reconstruction = "denoise") -> Picture:
+        """The best picture of what has arrived, also of a stage that is not whole.
+
+        Raises:
+            NotYetError: the header has not arrived whole.
+            DamagedStringError: the header is damaged, or the beginning of the next stage
+                is; the picture without it can then be had.
+        """
+        if self._decoder is None:
+            if self._damage:
+                raise _afresh(self._damage)
+            self._advance()  # raises what feed() did, if the header is there
+        net, decoder, header = self._net, self._decoder, self.header
+        if net is None or decoder is None or header is None:
+            raise NotYetError(
+                f"no picture yet: the file's header is not whole after {len(self._data)} "
+                "bytes. Feed more, and ask again"
+            )
+        latent, share = decoder.latent, 0.0
+        rest = bytes(self._data[self._at :])
+        if rest and not self._damage:
+            try:
+                latent = decoder.look(rest)
+                share = len(rest) / header.lengths[self.stages]
+            except DamagedStringError as error:
+                self._damage = _afresh(error)
+                raise
+        levels = net.reconstruct(latent, reconstruction, header.seed)
+        array = levels[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        exact = self.stages == net.n_stages
+        damage = str(self._damage) if self._damage else ""
+        image = put_together(array, header, exact)
+        return Picture(image, self.stages, share, exact, damage)
+
+
+def _afresh(error: DamagedStringError) -> DamagedStringError:
+    # its traceback would keep the decoder, and all that it decoded, in memory
+    return type(error)(*error.args)
+
+
+def decode(
+    data: bytes,
+    *,
+    stages: int | None = None,
+    reconstruction: Reconstruction = "denoise",
+    partial: bool = False,
+    model: str | Codec | None = None,
+    device: str = "cpu",
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """The picture in a file, or in the beginning of one.
+
+    Args:
+        data: the file's bytes, from its first on.
+        stages: number of stages to decode at most.
+        reconstruction: how an image is made of a latent: ``"denoise"``,
+            ``"ancestral"`` or ``"flow_based"``.
+        partial: of a damaged file, give the stages before the damage.
+        model: as of :class:`StreamingDecoder`; ``device`` and ``max_pixels`` too.
+
+    Raises:
+        DamagedStringError: the file is damaged, or ends inside its header.
+        ValueError: it has too many pixels, or an argument is none of these.
+    """
+    decoder = StreamingDecoder(model, device, max_pixels)
+    if stages is not None:
+        data = truncate(data, stages=stages)
+    try:
+        decoder.feed(data)
+        return decoder.picture(reconstruction)
+    except NotYetError as error:  # and nothing more will come
+        raise ends_in_header(len(data)) from error
+    except DamagedStringError:
+        if not partial:
+            raise
+    return decoder.picture(reconstruction)
+
+
+def load(path: str | Path, **options: Any) -> Picture:
+    """The picture in a file.
+
+    Args:
+        path: the file.
+        options: as of :func:`decode`.
+    """
+    return decode(Path(path).read_bytes(), **options)

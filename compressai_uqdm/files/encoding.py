@@ -1,0 +1,192 @@
+"""Pictures to .uqdm files."""
+
+import bisect
+import functools
+import itertools
+import math
+import warnings
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from PIL import Image
+from torch import Tensor
+
+from ..atomic import write_atomically
+from ..codec.coders import Encoder
+from ..codec.latent import Latent
+from ..codec.streaming import PictureDecoder
+from ..models.uqdm import UQDM
+from ..progress import Passes, Progress
+from .container import pack_header
+from .header import Arithmetic, Header
+from .model import DEFAULT_MODEL, Codec, open_codec
+from .pictures import orientation, take_apart
+from .rate import NO_LIMIT, byte_limit, check_limit
+
+__all__ = ["QualityWarning", "encode", "save"]
+
+
+SEARCH = 7
+"""Passes, about, of the search for the smallest file of a quality."""
+
+
+class QualityWarning(UserWarning):
+    """A file is not as good as was wanted, for it had to be small."""
+
+
+@torch.no_grad()
+def encode(
+    image: Image.Image,
+    model: str | Codec = DEFAULT_MODEL,
+    *,
+    seed: int = 0,
+    arithmetic: Arithmetic = "float64",
+    stages: int | None = None,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+    min_psnr: float | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> bytes:
+    """A file of an image, exact if nothing limits it.
+
+    Args:
+        image: 8-bit RGB, grayscale or with a palette.
+        model: a model of the zoo, the path of a checkpoint, or a model at hand.
+        seed: seed of the dither, 0..2^32-1.
+        arithmetic: ``"float64"`` decodes with other threads, batches and kernels;
+            ``"float32"`` is faster, and decodes on this machine with the same settings.
+        stages: number of stages, 1 (coarsest) to all that the model has (exact).
+        max_bytes: largest size of the file.
+        bpp: the same in bits per pixel.
+        min_psnr: quality in dB that is enough (RGB, of ``"denoise"``); no limit above
+            is exceeded for it.
+        device: where the network runs.
+        progress: is told the share of the work that is done.
+
+    Raises:
+        ValueError: another kind of image, or limits that cannot be met.
+
+    Warns:
+        QualityWarning: a limit does not let ``min_psnr`` be reached.
+    """
+    if 0 in image.size:
+        raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
+    array, colour, palette = take_apart(image)
+    height, width = array.shape[:2]
+    codec = open_codec(model, device) if isinstance(model, str) else model
+    net = codec.computing_in(arithmetic)
+    stages = net.n_stages if stages is None else stages
+    if not 1 <= stages <= net.n_stages:
+        raise ValueError(
+            f"stages must be in 1..{net.n_stages}, got {stages}: {codec.name} has "
+            f"{net.n_stages} stages, and all of them are exact"
+        )
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
+    limit = byte_limit(image.size, max_bytes, bpp)
+    if min_psnr is not None and not min_psnr > 0:
+        raise ValueError(f"min_psnr must be positive, got {min_psnr}")
+
+    levels = torch.from_numpy(array).permute(2, 0, 1)[None].to(net.denoiser.device)
+    wanted = math.inf if min_psnr is None else min_psnr
+    expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
+    passes = Passes(progress, expected)
+    psnr = functools.partial(_psnr, net, levels, seed)
+    encoder, reached = Encoder(levels, seed, net.dtype, net.portable), 0.0
+    for known in net.walk(encoder, stages, passes):
+        if min_psnr is not None:
+            reached = psnr(known)
+        if reached >= wanted:
+            break
+        if limit < NO_LIMIT and sum(map(len, encoder.strings())) >= limit:
+            break
+    strings = encoder.strings()
+    header = Header(
+        model=codec.name,
+        digest=codec.digest,
+        size=(width, height),
+        seed=seed,
+        arithmetic=arithmetic,
+        lengths=tuple(map(len, strings)),
+        colour=colour,
+        palette=palette,
+        orientation=orientation(image),
+        icc_profile=image.info.get("icc_profile") or b"",
+    )
+    start = pack_header(header)
+    check_limit(limit, len(start))
+    room = limit - len(start)
+    if min_psnr is not None and (reached >= wanted or room < sum(header.lengths)):
+        decoder = PictureDecoder(net, (height, width), seed, passes)
+        room, reached = _smallest(decoder, strings, room, reached, min_psnr, psnr)
+    if min_psnr is not None and reached < min_psnr:
+        warnings.warn(
+            f"{reached:.2f} dB of the {min_psnr:g} wanted: raise the limit of bytes or of "
+            "stages for more",
+            QualityWarning,
+            stacklevel=3,
+        )
+    passes.end()
+    return (start + b"".join(strings))[: len(start) + room]
+
+
+def _psnr(net: UQDM, levels: Tensor, seed: int, known: Latent) -> float:
+    error = net.reconstruct(known, "denoise", seed).double() - levels
+    mse = float(error.square().mean())
+    return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+
+def _smallest(
+    decoder: PictureDecoder,
+    strings: list[bytes],
+    room: int,
+    reached: float,
+    min_psnr: float,
+    psnr: Callable[[Latent], float],
+) -> tuple[int, float]:
+    """Bytes of these strings that reach a PSNR, ``room`` at most, and what they reach.
+
+    All strings together reach the PSNR ``reached``, all but the last one less than is
+    wanted.
+    """
+    ends = list(itertools.accumulate(map(len, strings), initial=0))
+    room = min(room, ends[-1])
+    last = max(bisect.bisect_left(ends, room) - 1, 0)  # the string that room ends in
+    part = strings[last][: room - ends[last]]
+    for string in strings[:last]:
+        decoder.append(string)
+    if room < ends[-1]:
+        reached = psnr(decoder.look(part))
+    low, high = 0, len(part)
+    while reached >= min_psnr and high - low > max(1, len(part) // 64):
+        middle = (low + high) // 2
+        found = psnr(decoder.look(part[:middle]))
+        if found >= min_psnr:
+            high, reached = middle, found
+        else:
+            low = middle
+    return ends[last] + high, reached
+
+
+def save(
+    image: Image.Image,
+    path: str | Path,
+    model: str | Codec = DEFAULT_MODEL,
+    **options: Any,
+) -> None:
+    """Encode an image to a file.
+
+    Args:
+        image: as of :func:`encode`.
+        path: the file; it is written whole or not at all, in place of one that is there.
+        model: as of :func:`encode`.
+        options: as of :func:`encode`.
+    """
+    data = encode(image, model, **options)
+    with write_atomically(Path(path)) as file:
+        file.write(data)

@@ -1,0 +1,42 @@
+"""What a file says before its strings."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ARITHMETICS", "COLOURS", "Arithmetic", "Colour", "Header"]
+
+Arithmetic = Literal["float32", "float64"]
+Colour = Literal["RGB", "L", "P", "1"]
+"""Modes of Pillow that come back as they were."""
+
+ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "float64")
+COLOURS: tuple[Colour, ...] = ("RGB", "L", "P", "1")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What must be known to decode a file.
+
+    Args:
+        model: name of the model, in the zoo or its owner's.
+        digest: that of the model, see :mod:`..identity`.
+        size: (width, height) of the picture in pixels.
+        seed: seed of the dither, 0..2^32-1.
+        arithmetic: what the network computes with.
+        lengths: bytes of the string of each stage that was encoded.
+        colour: mode of the picture.
+        palette: of a picture with a palette, its colours, 3 bytes each.
+        orientation: EXIF orientation, 1..8.
+        icc_profile: ICC profile, or nothing.
+    """
+
+    model: str
+    digest: bytes
+    size: tuple[int, int]
+    seed: int
+    arithmetic: Arithmetic
+    lengths: tuple[int, ...]
+    colour: Colour = "RGB"
+    palette: bytes = b""
+    orientation: int = 1
+    icc_profile: bytes = b""

@@ -1,0 +1,65 @@
+"""How many bytes of a file are enough."""
+
+import math
+
+from .container import ends_in_header, parse_header
+
+__all__ = ["NO_LIMIT", "byte_limit", "check_limit", "truncate"]
+
+NO_LIMIT = 1 << 62
+
+
+def byte_limit(
+    size: tuple[int, int], max_bytes: int | None = None, bpp: float | None = None
+) -> int:
+    """Largest size of a file of a picture, by bytes and by bits per pixel.
+
+    Raises:
+        ValueError: one of them is no size.
+    """
+    limits = [NO_LIMIT]
+    if max_bytes is not None:
+        limits.append(max_bytes)
+    if bpp is not None:
+        if not math.isfinite(bpp):
+            raise ValueError(f"expected a number of bits per pixel, got {bpp}")
+        limits.append(int(bpp * size[0] * size[1] / 8))
+    return min(limits)
+
+
+def check_limit(limit: int, start: int) -> None:
+    """Raise a ValueError if a file's header, of ``start`` bytes, is beyond a limit."""
+    if start > limit:
+        raise ValueError(
+            f"the limit is {limit} bytes, but the file's header alone has {start}"
+        )
+
+
+def truncate(
+    data: bytes,
+    *,
+    stages: int | None = None,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+) -> bytes:
+    """The beginning of a file, a coarser picture.
+
+    Args:
+        data: the file, whole or not.
+        stages: number of stages to keep at most, from 1 on.
+        max_bytes: largest size in bytes.
+        bpp: the same in bits per pixel.
+
+    Raises:
+        DamagedFileError: the header is not whole.
+        ValueError: it alone is larger, or an argument is none of these.
+    """
+    found = parse_header(data, max_pixels=1 << 70)
+    if found is None:
+        raise ends_in_header(len(data))
+    header, start = found
+    if stages is not None and stages < 1:
+        raise ValueError(f"stages must be at least 1, got {stages}")
+    limit = byte_limit(header.size, max_bytes, bpp)
+    check_limit(limit, start)
+    return data[: min(limit, start + sum(header.lengths[:stages]))]

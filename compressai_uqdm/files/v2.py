@@ -1,0 +1,148 @@
+"""Version 2 of the header: its fields as bytes, and back.
+
+After what every file has come fields with a tag and a length, so that more can be said
+later without another version. A decoder may skip those it does not know whose tags are
+64 and up; without the others there is no right picture.
+"""
+
+import zlib
+
+from ..errors import DamagedFileError
+from ..identity import DIGEST_BYTES
+from ..varint import read_varint, varint
+from .header import ARITHMETICS, COLOURS, Header
+
+__all__ = ["VERSION", "pack", "parse"]
+
+VERSION = 2
+
+MAX_STAGES = 64
+MAX_PROFILE = 1 << 24
+
+_PALETTE = 1
+_MAY_BE_SKIPPED = 64
+_ICC_PROFILE = 64
+_ORIENTATION = 65
+
+
+def pack(header: Header) -> bytes:
+    """The header as bytes.
+
+    Raises:
+        ValueError: the model's name is too long, or empty.
+    """
+    name = header.model.encode()
+    if not 1 <= len(name) <= 255:
+        raise ValueError(f"a model's name has 1 to 255 bytes, got {header.model!r}")
+    fields = []
+    if header.colour == "P":
+        fields.append((_PALETTE, header.palette))
+    if header.icc_profile:
+        profile = zlib.compress(header.icc_profile, 9)
+        fields.append((_ICC_PROFILE, varint(len(header.icc_profile)) + profile))
+    if header.orientation != 1:
+        fields.append((_ORIENTATION, bytes([header.orientation])))
+    kind = ARITHMETICS.index(header.arithmetic) | COLOURS.index(header.colour) << 2
+    return b"".join(
+        [
+            varint(len(name)),
+            name,
+            header.digest,
+            bytes([kind]),
+            *map(varint, (*header.size, header.seed)),
+            *map(varint, (len(header.lengths), *header.lengths)),
+            *(varint(tag) + varint(len(data)) + data for tag, data in fields),
+        ]
+    )
+
+
+def parse(body: bytes) -> Header:
+    """Inverse of :func:`pack`.
+
+    Raises:
+        DamagedStringError, IndexError, UnicodeDecodeError or zlib.error: the bytes are
+            no such header.
+    """
+    reader = _Reader(body)
+    model = reader.take(reader.number()).decode()
+    digest = reader.take(DIGEST_BYTES)
+    (kind,) = reader.take(1)
+    width, height, seed = reader.number(), reader.number(), reader.number()
+    n_stages = reader.number()
+    _check(1 <= n_stages <= MAX_STAGES, f"{n_stages} stages")
+    lengths = tuple(reader.number() for _ in range(n_stages))
+    _check(kind & 3 < len(ARITHMETICS) and kind >> 2 < len(COLOURS), f"the kind {kind}")
+    arithmetic, colour = ARITHMETICS[kind & 3], COLOURS[kind >> 2]
+    fields = reader.fields()
+
+    _check(width >= 1 and height >= 1, f"a picture of {width} x {height} pixels")
+    _check(seed < 1 << 32, f"the seed {seed}")
+    _check(model.isprintable() and model != "", "a name that cannot be printed")
+    known = {_PALETTE, _ICC_PROFILE, _ORIENTATION}
+    needed = sorted(tag for tag in fields if tag < _MAY_BE_SKIPPED and tag not in known)
+    if needed:
+        raise DamagedFileError(
+            f"the file has parts that this program does not know (fields {needed}): "
+            "update compressai-uqdm"
+        )
+    palette = fields.get(_PALETTE, b"")
+    _check((colour == "P") == (_PALETTE in fields), "a palette where there is none")
+    _check(len(palette) % 3 == 0 and len(palette) <= 768, "a palette of no whole colours")
+    _check(colour != "P" or palette != b"", "a palette without colours")
+    orientation = fields.get(_ORIENTATION, b"\1")
+    _check(len(orientation) == 1 and 1 <= orientation[0] <= 8, "no orientation")
+    return Header(
+        model=model,
+        digest=digest,
+        size=(width, height),
+        seed=seed,
+        arithmetic=arithmetic,
+        lengths=lengths,
+        colour=colour,
+        palette=palette,
+        orientation=orientation[0],
+        icc_profile=_inflate(fields.get(_ICC_PROFILE, b"\0")),
+    )
+
+
+def _check(is_sound: bool, what: str) -> None:
+    if not is_sound:
+        raise DamagedFileError(f"it tells of {what}")
+
+
+class _Reader:
+    """Takes bytes off the front."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def number(self) -> int:
+        value, self.at = read_varint(self.data, self.at)
+        return value
+
+    def take(self, n: int) -> bytes:
+        if self.at + n > len(self.data):
+            raise DamagedFileError(f"{n} bytes are missing")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def fields(self) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        while self.at < len(self.data):
+            tag = self.number()
+            _check(tag not in found, f"the field {tag} twice")
+            found[tag] = self.take(self.number())
+        return found
+
+
+def _inflate(data: bytes) -> bytes:
+    """An ICC profile: its length, and what zlib made of it."""
+    length, at = read_varint(data, 0)
+    _check(length <= MAX_PROFILE, f"an ICC profile of {length} bytes")
+    if not length and at == len(data):
+        return b""
+    decompressor = zlib.decompressobj()
+    profile = decompressor.decompress(data[at:], length + 1)
+    sound = len(profile) == length and decompressor.eof and not decompressor.unused_data
+    _check(sound, "an ICC profile of another length")
+    return profile

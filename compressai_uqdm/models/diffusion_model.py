@@ -1,0 +1,199 @@
+"""What diffusion models that compress share: network, schedule, reconstructions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from torch import Tensor
+
+from ..codec.latent import Latent, Prediction, predict
+from ..denoisers.base import Denoiser
+from ..diffusion import NoiseSchedule, Step, sharpness, x_to_levels
+from ..entropy_models.pixels import PIXEL_PRIORS
+from ..entropy_models.pixels.softmax import sample_levels
+from ..entropy_models.randomness import prior_sample, uniform
+from ..progress import Progress
+from .base import ProgressiveModel, Reconstruction
+from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
+from .config import UQDMConfig
+
+__all__ = ["DiffusionModel"]
+
+
+class DiffusionModel(ProgressiveModel):
+    """A diffusion model whose latents are sent stage by stage, and then the pixels.
+
+    T stages take z_1 to z_0, one step each, and the last gives the exact image.
+    :class:`UQDM` and :class:`VDM` differ in the noise of a step, and so in what it costs
+    to send.
+
+    Args:
+        config: the model's configuration.
+        quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
+            T + 1; can be set later.
+        denoiser: the network, in place of a fresh one as the configuration has it.
+    """
+
+    config_bytes: Tensor
+
+    def __init__(
+        self,
+        config: UQDMConfig = UQDMConfig(),
+        quality: int | None = None,
+        denoiser: Denoiser | None = None,
+    ):
+        super().__init__()
+        self.register_buffer("config_bytes", torch.empty(0, dtype=torch.uint8))
+        self.configure(config)
+        self.noise_schedule = NoiseSchedule(config)
+        self.denoiser = denoiser or config.network.build(config)
+        self.pixel_prior = PIXEL_PRIORS[config.pixel_prior]()
+        self.quality = self.n_stages if quality is None else quality
+
+    def configure(self, config: UQDMConfig) -> None:
+        """Note a configuration, which travels with the weights."""
+        # the mixin's name for what it writes beside them
+        self.config = self._hub_mixin_config = config
+        self.config_bytes = config.to_tensor().to(self.config_bytes.device)
+
+    # ---- stages ----
+
+    @property
+    def n_stages(self) -> int:
+        """T + 1: the latent stages and the pixels."""
+        return self.config.n_timesteps + 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        double = self.denoiser.dtype == torch.float64
+        return torch.float64 if double else torch.float32
+
+    @property
+    def output_dtype(self) -> torch.dtype:
+        # in a model's half precision levels stay apart; in bfloat16 they would not
+        half = self.denoiser.dtype == torch.float16
+        return torch.float16 if half else torch.float32
+
+    @property
+    def portable(self) -> bool:
+        """Whether strings decode with other kernels: in float64, after ``double()``."""
+        return self.denoiser.portable
+
+    def is_guarded(self, stages: int) -> bool:
+        return self.portable and stages < self.config.n_timesteps
+
+    def passes(self, stages: int) -> int:
+        return min(stages, self.config.n_timesteps)
+
+    def first_latent(
+        self, shape: Sequence[int], seed: int, progress: Progress | None = None
+    ) -> Latent:
+        """z_1 of images, ``[B, 3, H, W]``, of which nothing is known yet."""
+        z_1 = prior_sample(seed, tuple(shape[1:])).to(self.denoiser.device, self.dtype)
+        z_1 = z_1.expand(*shape)
+        return Latent(self.denoiser, self.noise_schedule, z_1, progress=progress)
+
+    def predict(self, z_t: Tensor, step: Step) -> Prediction:
+        """What the network says at z_t, ``[B, 3, H, W]``."""
+        return predict(self.denoiser, z_t, step)
+
+    # ---- reconstructions ----
+
+    def sample(self, latent: Latent, seed: int) -> Tensor:
+        """A sample of p(z_s | z_t), in units of Delta."""
+        raise NotImplementedError
+
+    def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
+        """Levels 0..255 of images that share the seed, ``[B, 3, H, W]``."""
+        if latent.levels is not None:
+            return latent.levels
+        T = self.config.n_timesteps
+        last = self.noise_schedule.step(T - 1)
+        alpha_0 = last.alpha_s
+        if method == "denoise" and latent.stages < T:
+            x_hat = latent.prediction.x_hat / alpha_0
+            return x_to_levels(x_hat).round().clamp(0, 255).to(torch.uint8)
+        while latent.stages < T:
+            step = latent.step
+            if method == "ancestral":
+                z_s = step.delta * self.sample(latent, seed)
+            else:
+                z_s = step.flow(latent.z, latent.prediction.eps_hat)
+            latent = latent.at(z_s)
+        positions = x_to_levels(latent.z / alpha_0)
+        if method == "ancestral":
+            u = uniform(seed, 2 * T, latent.z.shape[1:]).to(positions)
+            positions = sample_levels(positions, sharpness(last.gamma_s), u)
+        return positions.round().clamp(0, 255).to(torch.uint8)
+
+    # ---- loading ----
+
+    @classmethod
+    def from_state_dict(
+        cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
+    ) -> Self:
+        """A model from its state dict, or from the dict of a checkpoint.
+
+        Args:
+            state_dict: ours, which holds the configuration; a trainer's dict with one;
+                or the published dict.
+            weights: where there are several, ``"ema"``, the average over training
+                (fewer bits), or ``"raw"``, the last. Of a published dict these are with
+                the initial noise schedule; ``"ema_schedule"`` is with the learned one
+                (fewer bits still).
+            kwargs: arguments of the class, such as ``quality``; ``config`` is needed
+                for a dict in the published layout that is none of the published models.
+
+        Raises:
+            ValueError: it is neither, or does not fit its configuration.
+        """
+        state_dict = state_dict_of(state_dict, weights)
+        if "config_bytes" in state_dict:
+            kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
+            net = cls(**kwargs)
+            # arguments may have changed it
+            state_dict = {**state_dict, "config_bytes": net.config_bytes}
+        else:
+            if "config" not in kwargs:
+                kwargs["config"] = config_of(state_dict)
+            net = cls(**kwargs)
+            # it holds the network; all else stands at its initial value
+            initial = net.state_dict().items()
+            rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
+            state_dict = {**rest, **state_dict}
+        try:
+            net.load_state_dict(state_dict)
+        except RuntimeError as error:
+            raise ValueError(f"weights of another architecture: {error}") from error
+        return net
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
+        # the mixin would let weights of another model pass, and leave ours random
+        return super()._from_pretrained(strict=strict, **kwargs)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
+    ) -> Self:
+        """A model from a file, ready to code.
+
+        Args:
+            path: a published folder (``config.json``, ``checkpoint.pt``), or a file with
+                a state dict as CompressAI's tools and ours write it.
+            weights: as in :meth:`from_state_dict`.
+            kwargs: arguments of the class, such as ``quality``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no checkpoint of a UQDM.
+        """
+        path = Path(path)
+        if path.is_dir():
+            kwargs.setdefault("config", UQDMConfig.from_json(path / "config.json"))
+            path = path / "checkpoint.pt"
+        net = cls.from_state_dict(read_checkpoint(path), weights, **kwargs)
+        net.update()
+        return net.eval()

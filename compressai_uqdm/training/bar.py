@@ -1,0 +1,81 @@
+"""What a run shows on the terminal."""
+
+import sys
+
+from datetime import datetime, timedelta
+
+from tqdm import tqdm
+
+__all__ = ["StepBar", "duration"]
+
+SMOOTHING = 0.05
+"""Weight of a step's loss in the one that is shown."""
+
+
+class StepBar:
+    """A bar of steps with the loss, and once, early, when the run will end.
+
+    Args:
+        step: where the run begins.
+        steps: where it ends.
+        shown: whether this is the process that shows it.
+    """
+
+    def __init__(self, step: int, steps: int, shown: bool):
+        self.bar = tqdm(
+            initial=step,
+            total=steps,
+            unit="step",
+            disable=not shown,
+            dynamic_ncols=True,
+            smoothing=SMOOTHING,
+        )
+        self.shown = shown
+        self._loss: float | None = None
+        self._n_steps, self._seconds, self._estimated = 0, 0.0, False
+
+    def update(self, loss: float, seconds: float) -> None:
+        """Show a step: its loss in bits per dimension, and how long it took."""
+        before = loss if self._loss is None else self._loss
+        self._loss = before + SMOOTHING * (loss - before)
+        self.bar.set_postfix(bpd=f"{self._loss:.4f}", refresh=False)
+        self.bar.update()
+        self._estimate(seconds)
+
+    def _estimate(self, seconds: float) -> None:
+        self._n_steps += 1
+        if self._n_steps == 1:  # warms up
+            self.bar.refresh()  # so that there is a loss, however long the next one takes
+            return
+        self._seconds += seconds
+        timed = self._n_steps - 1
+        if self._estimated or (timed < 10 and self._seconds < 15):
+            return
+        self._estimated = True
+        each, left = self._seconds / timed, self.bar.total - self.bar.n
+        if left > 0 and self.shown:
+            end = datetime.now() + timedelta(seconds=each * left)
+            self.say(
+                f"{each:.2g} s a step: the other {left:,} take {duration(each * left)}, "
+                f"until {end:%Y-%m-%d %H:%M}, and tests come on top"
+            )
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar, on standard error."""
+        if self.shown:
+            self.bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A time in words, in the two largest units: ``3 h 20 min``."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    if days:
+        return f"{days:,} days {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,219 @@
+"""Fitting the context priors of a UQDM whose weights stay as they are.
+
+The UQDM codes crops of photographs, at several scales, once; the context networks of its
+stages are then fitted to the residuals, in floats, and rounded to the integers that the
+codec computes with.
+"""
+
+import math
+import random
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..codec.coders import Coder
+from ..codec.latent import Latent
+from ..datasets import Photographs
+from ..denoisers.windowed import WINDOW
+from ..diffusion import image_to_levels, levels_to_x
+from ..entropy_models.groups import GROUPS
+from ..entropy_models.latents.context import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    INPUT_BITS,
+    INPUT_MAX,
+    LOG_SCALE_MAX,
+    SHIFT_MAX,
+    WEIGHT_BITS,
+    ContextPrior,
+    shapes,
+)
+from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
+from ..entropy_models.lattice import LATTICE
+from ..models import UQDM
+
+__all__ = ["CROP", "FloatContext", "StageData", "collect", "fit", "read_crops"]
+
+CROP = WINDOW
+
+# What 1 is in the fixed-point numbers of each parameter.
+FIXED_POINT = {
+    "conv": 2**WEIGHT_BITS,
+    "conv_bias": 2 ** (INPUT_BITS + WEIGHT_BITS),
+    "mix": 2**WEIGHT_BITS,
+    "mix_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
+    "head": 2**WEIGHT_BITS,
+    "head_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
+}
+
+
+class StageData(NamedTuple):
+    """What one stage of all crops looks like to its context."""
+
+    residuals: Tensor  # k N - j, int16, [n, 3, 64, 64]
+    scales: Tensor  # standard deviations of the prior, [n, 3, 64, 64]
+
+
+class FloatContext(nn.Module):
+    """The context network in floats: :class:`.ContextPrior` before rounding.
+
+    Args:
+        prior: the stage's prior, whose location and scale it corrects.
+
+    Attributes:
+        visible: the groups that each group sees; all before it.
+    """
+
+    conv: nn.Parameter
+    conv_bias: nn.Parameter
+    mix: nn.Parameter
+    mix_bias: nn.Parameter
+    head: nn.Parameter
+    head_bias: nn.Parameter
+
+    def __init__(self, prior: UniformNoiseConditional) -> None:
+        super().__init__()
+        self.log_likelihood = prior.log_likelihood
+        self.visible = [range(g) for g in range(len(GROUPS))]
+        for name, shape in shapes().items():
+            parameter = nn.Parameter(torch.zeros(shape))
+            if name in ("conv", "mix"):
+                nn.init.normal_(parameter, std=math.sqrt(1 / math.prod(shape[2:])))
+            setattr(self, name, parameter)
+        with torch.no_grad():
+            self.conv[:, -1] = 0  # the linear path starts at nothing
+
+    def forward(self, residuals: Tensor, scales: Tensor) -> Tensor:
+        """Bits of all values, ``[12]``, summed by group, each seeing those before it."""
+        r = residuals.float() / LATTICE
+        deviation = (scales * scales + 1 / 12).sqrt()
+        limit = INPUT_MAX / (1 << INPUT_BITS)
+        revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
+        log_scales = scales.log2().clamp(-limit, limit)
+        bits = []
+        for g, (channel, (row, column)) in enumerate(GROUPS):
+            known = torch.zeros_like(revealed)
+            for seen in self.visible[g]:
+                at = _where(seen)
+                known[at] = revealed[at]
+            inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
+            sums = F.conv2d(
+                inputs[:, :, row:, column:], self.conv[g], self.conv_bias[g], stride=2
+            )
+            linear, largest = sums[:, -1], HIDDEN_MAX / (1 << HIDDEN_BITS)
+            h = sums[:, :-1].clamp(0, largest)
+            h = (
+                torch.einsum("oi,bihw->bohw", self.mix[g], h)
+                + self.mix_bias[g][:, None, None]
+            )
+            h = h.clamp(0, largest)
+            shift, change = (
+                torch.einsum("i,bihw->bhw", self.head[g, o], h) + self.head_bias[g, o]
+                for o in (0, 1)
+            )
+            where = (slice(None), channel, slice(row, None, 2), slice(column, None, 2))
+            d = ((shift + linear) * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
+            s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
+            bits.append(self.log_likelihood(r[where] - d, s).sum() / -math.log(2))
+        return torch.stack(bits)
+
+    @torch.no_grad()
+    def to_integers(self) -> ContextPrior:
+        """The network that the codec uses."""
+        context = ContextPrior()
+        for name, parameter in self.named_parameters():
+            getattr(context, name).copy_((parameter * FIXED_POINT[name]).round())
+        context.check()
+        return context
+
+    @torch.no_grad()
+    def from_integers(self, context: ContextPrior) -> None:
+        """Inverse of :meth:`to_integers`, to go on from."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(getattr(context, name) / FIXED_POINT[name])
+
+
+def _where(g: int) -> tuple[slice, slice, slice, slice]:
+    """Where a group's residuals stand among those of all, each there twice."""
+    channel, (row, column) = GROUPS[g]
+    channels = slice(channel, None, 3)
+    return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
+
+
+def read_crops(photographs: Path, count: int, max_factor: int, seed: int) -> Tensor:
+    """Crops of a folder's photographs: uint8, ``[n, 3, 64, 64]``."""
+    images = Photographs(photographs, max_factor=max_factor, vary_colours=True)
+    rng = random.Random(seed)
+    draws = [(rng.randrange(len(images)), rng.randrange(2**31)) for _ in range(count)]
+    return images.batch(*zip(*draws))
+
+
+class Recorder(Coder):
+    """Keeps of every stage of one picture what its context would see.
+
+    Args:
+        levels: the picture, 0..255, ``[1, 3, H, W]``.
+        seed: seed of the dither.
+    """
+
+    def __init__(self, levels: Tensor, seed: int):
+        super().__init__(levels.shape, seed)
+        self.x = levels_to_x(levels)
+        self.stages: list[StageData] = []
+
+    def latents(
+        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
+    ) -> Tensor:
+        p = latent.prediction
+        Z = prior.quantize_universally(latent.mean(self.x), p.means, dither)
+        residuals = (Z - prior.locate(p.means, dither)).to(torch.int16)
+        indexes = prior.build_indexes(p.scales).long()
+        self.stages.append(StageData(residuals, prior.scale_table[indexes]))
+        return Z
+
+
+@torch.no_grad()
+def collect(net: UQDM, crops: Tensor) -> list[StageData]:
+    """Code the crops, each with a dither of its own, and keep what contexts see."""
+    pictures = []
+    for seed, crop in enumerate(tqdm(crops.split(1), "coding crops")):
+        recorder = Recorder(image_to_levels(crop / 255), seed)
+        for _ in net.walk(recorder, len(net.latent_priors)):
+            pass
+        pictures.append(recorder.stages)
+    return [StageData(*(torch.cat(t) for t in zip(*stage))) for stage in zip(*pictures)]
+
+
+def fit(
+    context: FloatContext, data: StageData, steps: int, batch: int, rate: float, name: str
+) -> list[float]:
+    """Fit the context of one stage; its bits per pixel, a mean of every fifty steps."""
+    optimizer = torch.optim.Adam(context.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    log, recent = [], []
+    order = torch.randperm(len(data.residuals))
+    for step in (bar := tqdm(range(steps), name)):
+        if (step + 1) * batch % len(order) < batch:
+            order = torch.randperm(len(data.residuals))
+        at = torch.arange(step * batch, (step + 1) * batch) % len(order)
+        chosen = order[at]
+        bits = context(data.residuals[chosen], data.scales[chosen]).sum()
+        bpp = bits / (batch * CROP * CROP)
+        optimizer.zero_grad()
+        bpp.backward()
+        optimizer.step()
+        schedule.step()
+        recent.append(bpp.item())
+        if len(recent) == 50 or step + 1 == steps:
+            log.append(float(np.mean(recent)))
+            bar.set_postfix(bpp=f"{log[-1]:.4f}")
+            recent = []
+    return log
