@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from compressai_uqdm.cli import main
-from compressai_uqdm.container import parse_header
+from compressai_uqdm.files.container import parse_header
 
 
 @pytest.fixture
