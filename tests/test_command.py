@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from compressai_uqdm.cli import main
-from compressai_uqdm.files.container import parse_header
+from compressai_uqdm.files.container import pack_header, parse_header
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def test_weights_without_a_network(folder: Path, hub: str) -> None:
     # files of a model that is not there, among others
     data = Path(__file__).parent.joinpath("data/v2-rgb.uqdm").read_bytes()
     header, start = parse_header(data)  # type: ignore[misc]
-    other = dataclasses.replace(header, model="uqdm-tiny").pack() + data[start:]
+    other = pack_header(dataclasses.replace(header, model="uqdm-tiny")) + data[start:]
     Path("out/a.uqdm").write_bytes(other)
     assert main(["encode", "a.png", "out/b.uqdm", "--stage", "1"]) == 0
     Path("out/c.uqdm").write_bytes(other)
