@@ -78,6 +78,10 @@ class Recipe:
             kwargs["contexts"] = self.contexts
         return self.cls.from_checkpoint(path, **kwargs)
 
+    def __call__(self) -> "Recipe":
+        """Itself: CompressAI's update_model calls what is no class, to get one."""
+        return self
+
     def from_state_dict(self, state_dict: Mapping[str, Any]) -> DiffusionModel:
         """A model with weights from elsewhere, and the contexts of this name.
 

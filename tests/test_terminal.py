@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import warnings
 
@@ -187,6 +188,8 @@ def test_interrupted(
         encoding="utf-8",
         dimensions=(40, 100),
         timeout=120,
+        # what runs in the background of a shell may have inherited that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
     child.expect(moment)
     child.sendintr()
