@@ -15,12 +15,10 @@ from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
 from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from compressai_uqdm.entropy_models.latents.context import (
-    HIDDEN_BITS,
-    HIDDEN_MAX,
     INPUT_BITS,
     INPUT_MAX,
-    WEIGHT_BITS,
     ContextPrior,
     read_contexts,
     save_contexts,
@@ -91,7 +89,7 @@ def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(-9, 9, (9, 41 + 4, 30 + 4)).astype(np.float32)
     whole = [context(inputs, g) for g in range(12)]
-    monkeypatch.setattr("compressai_uqdm.entropy_models.latents.context._BAND", 3)
+    monkeypatch.setattr("compressai_uqdm.entropy_models.integer._BAND", 3)
     for g in range(12):
         assert all((a == b).all() for a, b in zip(whole[g], context(inputs, g)))
 

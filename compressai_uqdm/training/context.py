@@ -25,14 +25,12 @@ from ..datasets import Photographs
 from ..denoisers.windowed import WINDOW
 from ..diffusion import image_to_levels, levels_to_x
 from ..entropy_models.groups import GROUPS
+from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from ..entropy_models.latents.context import (
-    HIDDEN_BITS,
-    HIDDEN_MAX,
     INPUT_BITS,
     INPUT_MAX,
     LOG_SCALE_MAX,
     SHIFT_MAX,
-    WEIGHT_BITS,
     ContextPrior,
     shapes,
 )
