@@ -11,8 +11,6 @@ Its arithmetic is in integers (:mod:`..integer`), so that it is the same everywh
 
 import math
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -35,7 +33,7 @@ from ..integer import (
 from ..lattice import LATTICE
 from .uniform_noise import Correction, UniformNoiseConditional
 
-__all__ = ["ContextConditional", "ContextPrior", "read_contexts", "save_contexts"]
+__all__ = ["ContextConditional", "ContextPrior"]
 
 INPUTS = 9  # three colour channels of two residuals and the log scale
 WIDTH = 16  # hidden channels
@@ -265,38 +263,3 @@ class ContextConditional(UniformNoiseConditional):
 
     def correction(self, indexes: np.ndarray) -> ContextCorrection:
         return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))
-
-
-def save_contexts(path: Path, contexts: list[ContextPrior]) -> None:
-    """Write the context networks of all stages to a compressed NumPy file."""
-    arrays = {
-        f"{stage}.{name}": buffer.numpy()
-        for stage, context in enumerate(contexts)
-        for name, buffer in context.named_buffers()
-    }
-    np.savez_compressed(path, **arrays)
-
-
-def read_contexts(path: Path, count: int) -> list[ContextPrior]:
-    """The context networks of so many stages from a file.
-
-    Raises:
-        ValueError: the file is of another number of stages or shape, or its weights
-            are so large that sums could be rounded.
-    """
-    contexts = []
-    with np.load(path) as arrays:
-        for stage in range(count):
-            state = {name: f"{stage}.{name}" for name in shapes()}
-            if not set(state.values()) <= set(arrays.files):
-                raise ValueError(f"{path} has no context for stage {stage + 1}")
-            context = ContextPrior()
-            try:
-                context.load_state_dict(
-                    {name: torch.from_numpy(arrays[key]) for name, key in state.items()}
-                )
-            except RuntimeError as error:
-                raise ValueError(f"{path}: {error}") from error
-            context.check()
-            contexts.append(context)
-    return contexts
