@@ -40,7 +40,7 @@ def test_first_command_needs_no_network(tmp_path: Path) -> None:
 
 def test_default_has_the_context() -> None:
     assert DEFAULT_MODEL == "uqdm-nano-ctx"
-    net = image_models["uqdm-nano-ctx"](5, pretrained=True)
+    net = image_models["uqdm-nano-ctx"](4, pretrained=True)
     assert any(bool(prior.context.conv.any()) for prior in net.latent_priors)
 
 
