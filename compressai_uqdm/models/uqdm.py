@@ -177,9 +177,12 @@ class UQDM(DiffusionModel):
         **kwargs: Any,
     ) -> Self:
         """As of :class:`DiffusionModel`; ``contexts`` as of :meth:`load_contexts`."""
+        if contexts is None:
+            return super().from_state_dict(state_dict, weights, **kwargs)
+        quality = kwargs.pop("quality", None)  # of the stages that there will be
         net = super().from_state_dict(state_dict, weights, **kwargs)
-        if contexts is not None:
-            net.load_contexts(contexts)
+        net.load_contexts(contexts)
+        net.quality = net.n_stages if quality is None else quality
         return net
 
 
