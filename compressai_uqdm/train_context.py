@@ -94,6 +94,8 @@ def main(argv: list[str]) -> None:
     pixels = FloatPixels(coefficients(net.noise_schedule.steps()[:sent]))
     if initial:
         pixels.from_integers(initial.pixels)
+    else:
+        pixels.start(pixel_data.chosen(torch.arange(min(60, len(crops)))))
     steps, batch = args.pixel_steps, args.pixel_batch_size
     bpp = fit_pixels(pixels, pixel_data, steps, batch, args.pixel_learning_rate)
     log["pixels"] = {"training": bpp}

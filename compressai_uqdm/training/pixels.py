@@ -116,11 +116,57 @@ class FloatPixels(nn.Module):
             data: crops of even sides.
             noise: of the last latent, uniform in [-1/2, 1/2), ``[n, 3, H, W]``.
         """
+        seen = self._seen(data, noise)
+        limit = INPUT_MAX / (1 << INPUT_BITS)
+        guess, level = seen.guess, seen.level
+        change, shared = self._trunk(torch.cat([guess, seen.planes], 1), guess)
+        guess = (guess + change).clamp(-limit, limit)
+        move, log_scale = self._groups(torch.cat([guess, level], 1), shared)
+
+        order = [channel_of(g) for g in range(len(GROUPS))]
+        x, low, high, middle = (_phases(t)[:, order] for t in seen.pixels)
+        location = middle + 4 * (change[:, order] + move)
+        log_scale = log_scale + math.log(SCALE_AT_ZERO * self.width)
+        # gradients come through the bounds: else a scale at one would stay there
+        bounded = log_scale.clamp(LOG_SCALE_LOW, math.log(self.width))
+        scale = (log_scale + (bounded - log_scale).detach()).exp()
+        first, last = low.ceil().clamp(0, 255), high.floor().clamp(0, 255)
+        nats = _log_mass(location, scale, first, last) - _log_mass(location, scale, x, x)
+        return nats.sum((0, 2, 3)) / math.log(2)
+
+    @torch.no_grad()
+    def start(self, data: PixelData) -> None:
+        """Fit the linear paths alone, by least squares; the rest then learns faster.
+
+        Residuals count less the larger they are, as under the logistic's tails.
+        """
+        seen = self._seen(data, torch.rand(data.levels.shape) - 0.5)
+        x, _, _, middle = seen.pixels
+        error = _phases((x - middle) / 4).flatten(2)
+        around = F.unfold(torch.cat([seen.guess, seen.level], 1), 3, padding=1)
+        around = around.unflatten(1, (2 * len(GROUPS), 9))
+        for g in range(len(GROUPS)):
+            visible = self.sees[g].nonzero()[:, 0]
+            A = around[:, visible].flatten(1, 2).transpose(1, 2).flatten(0, 1).double()
+            y = error[:, channel_of(g)].flatten().double()
+            weight = torch.ones_like(y)
+            for _ in range(3):
+                weighted = (A * weight[:, None]).T
+                ridge = torch.eye(A.shape[1], dtype=A.dtype)
+                solution = torch.linalg.solve(weighted @ A + ridge, weighted @ y)
+                residual = y - A @ solution
+                weight = 1 / (residual * residual + 0.02)
+            linear = solution.float().view(-1, 3, 3)
+            self.w["conv"][g, -1][visible % len(GROUPS)] = linear
+            scale = 0.5 * 4 * residual.std().item()
+            self.w["head_bias"][g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
+
+    def _seen(self, data: PixelData, noise: Tensor) -> "_Seen":
         x = data.levels.float()
         v = x + self.width / (1 + 2 / 4096) * noise
         low, high = torch.full_like(x, -0.5), torch.full_like(x, 255.5)
-        seen = [*data.before.unbind(1), v]
-        for position, half in zip(seen, self.half_lengths):
+        places = [*data.before.unbind(1), v]
+        for position, half in zip(places, self.half_lengths):
             low, high = (
                 torch.maximum(low, position - half),
                 torch.minimum(high, position + half),
@@ -138,21 +184,8 @@ class FloatPixels(nn.Module):
             data.log_scales.clamp(-6, 4) / 2,
             (high - low) / (self.width / 2) - 2,
         ]
-        planes = [guess, *(_rounded(_phases(p), INPUT_BITS) for p in planes)]
-        change, shared = self._trunk(torch.cat(planes, 1), guess)
-        guess = (guess + change).clamp(-limit, limit)
-        move, log_scale = self._groups(torch.cat([guess, level], 1), shared)
-
-        order = [channel_of(g) for g in range(len(GROUPS))]
-        x, low, high, middle = (_phases(t)[:, order] for t in (x, low, high, middle))
-        location = middle + 4 * (change[:, order] + move)
-        log_scale = log_scale + math.log(SCALE_AT_ZERO * self.width)
-        # gradients come through the bounds: else a scale at one would stay there
-        bounded = log_scale.clamp(LOG_SCALE_LOW, math.log(self.width))
-        scale = (log_scale + (bounded - log_scale).detach()).exp()
-        first, last = low.ceil().clamp(0, 255), high.floor().clamp(0, 255)
-        nats = _log_mass(location, scale, first, last) - _log_mass(location, scale, x, x)
-        return nats.sum((0, 2, 3)) / math.log(2)
+        planes = [_rounded(_phases(p), INPUT_BITS) for p in planes]
+        return _Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
 
     def _weight(self, name: str) -> Tensor:
         return _rounded(self.w[name], fractional_bits(name))
@@ -214,6 +247,17 @@ class FloatPixels(nn.Module):
         for name, buffer in network.named_buffers():
             unit = 2.0 ** fractional_bits(name)
             self.w[name].copy_((buffer.double() - half_unit(name)) / unit)
+
+
+class _Seen(NamedTuple):
+    """Inputs of the network."""
+
+    pixels: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Levels, and lower end, upper end and middle of their intervals, ``[n, 3, H, W]``."""
+
+    guess: Tensor  # phases of the guess less the mean around it, [n, 12, h, w]
+    level: Tensor  # those of the level
+    planes: Tensor  # those of the other planes, [n, 36, h, w]
 
 
 def _rounded(t: Tensor, bits: int) -> Tensor:
