@@ -94,7 +94,9 @@ class Recipe:
 
 
 def _with_contexts(recipe: Recipe, contexts: Path) -> Recipe:
-    config = replace(recipe.config, latent_prior="context")
+    config = replace(
+        recipe.config, latent_prior="context", pixel_prior="context", latent_stages=3
+    )
     return replace(recipe, name=f"{recipe.name}-ctx", config=config, contexts=contexts)
 
 
@@ -141,8 +143,8 @@ def load_model(
             ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, as published; one of
             these with ``"-ctx"``, the same weights with the context prior; or one of the
             published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion.
-        quality: number of stages to code, 1 (coarsest) to 5 (lossless); of a ``vdm``, to
-            21, or its ``n_timesteps`` and one more.
+        quality: number of stages to code, 1 (coarsest) to 5 (lossless); with ``"-ctx"``,
+            to 4; of a ``vdm``, to 21, or its ``n_timesteps`` and one more.
         metric: ``"mse"``; there are no weights for another.
         pretrained: whether to load weights (of those published, their average over
             training).

@@ -80,11 +80,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     args = parser.parse_args(argv)
 
-    net = image_models[args.model](5, pretrained=True)
+    net = image_models[args.model](1, pretrained=True)
     crops = read_crops(args.photographs, args.crops, args.max_factor, seed=2)
-    fitted = collect(net, crops)
+    T = net.config.n_timesteps
+    fitted, _ = collect(net, crops, T)
     patches = torch.from_numpy(np.load(args.patches)).permute(0, 3, 1, 2).contiguous()
-    measured = collect(net, patches)
+    measured, _ = collect(net, patches, T)
     pixels = patches[:, 0].numel()
 
     variants = {"linear only": linear, "6 groups": six_groups, "12 groups": FloatContext}

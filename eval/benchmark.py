@@ -101,7 +101,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     args = parser.parse_args(argv)
 
-    net = image_models[args.model](quality=5, pretrained=True)
+    net = image_models[args.model](quality=1, pretrained=True)
+    net.quality = net.n_stages
     net.denoiser = passes = Passes(net.denoiser)
     image = np.asarray(Image.open(args.photograph).convert("RGB"))
     results = {}

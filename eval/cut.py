@@ -4,7 +4,8 @@
 
 For each image (its middle, with ``--crop``) the stream is cut at fractions of every
 stage. The curve is the mean over images of bits per pixel and PSNR (``denoise``), and the
-straight lines between the ends of the stages are drawn with it.
+straight lines between the ends of the stages are drawn with it. An exact picture counts as
+if one level were off by one.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def middle(path: Path, side: int | None) -> torch.Tensor:
 
 
 def curve(net, levels: torch.Tensor, seed: int) -> tuple[list[float], list[float]]:  # type: ignore[no-untyped-def]
-    """Bits per pixel and PSNR at every cut; the exact picture is left out."""
+    """Bits per pixel and PSNR at every cut."""
     shape = levels.shape[2:]
     strings = [s[0] for s in net.compress(levels / 255, seed)["strings"]]
     decoder = PictureDecoder(net, shape, seed)
@@ -46,11 +47,11 @@ def curve(net, levels: torch.Tensor, seed: int) -> tuple[list[float], list[float
     def note(latent: Latent, n_bytes: int) -> None:
         with torch.no_grad():
             error = net.reconstruct(latent, "denoise", seed).double() - levels
-        mse = float(error.square().mean())
+        mse = max(float(error.square().mean()), 1 / levels.numel())
         bpp.append(8 * n_bytes / shape.numel())
-        psnr.append(10 * np.log10(255**2 / mse) if mse else np.inf)
+        psnr.append(10 * np.log10(255**2 / mse))
 
-    for string in strings[:-1]:
+    for string in strings:
         for fraction in FRACTIONS:
             n = int(fraction * len(string))
             note(decoder.look(string[:n]), before + n)
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args(argv)
 
-    net = image_models[args.model](5, pretrained=True)
+    net = image_models[args.model](1, pretrained=True)
+    net.quality = net.n_stages
     files = sorted(f for f in args.images.iterdir() if f.suffix in (".png", ".jpg"))
     curves = [
         curve(net, middle(file, args.crop), seed)

@@ -170,7 +170,7 @@ def field(rng: random.Random, original: Original) -> bytes:
 
 def listed(rng: random.Random, original: Original) -> bytes:
     """A file whose stage tells of values near a boundary that are not."""
-    stage = rng.randrange(4)
+    stage = rng.randrange(len(original.header.lengths) - 1)
     header, at = original.header, original.start + sum(original.header.lengths[:stage])
     entries = [rng.choice((0, 1, 5, 200, (1 << 35) - 1)) for _ in range(rng.randrange(9))]
     found = b"".join(map(varint, (len(entries), *entries)))

@@ -114,7 +114,7 @@ def encode(
 ) -> tuple[list[bytes], Sequence[int], Times]:
     """The strings of an image, and the times up to the end of each."""
     start = network.now()
-    encoder = Encoder(image_to_levels(x), seed, net.dtype, net.portable)
+    encoder = Encoder(image_to_levels(x), seed, net.portable)
     ends = [network.now() for _ in net.walk(encoder, net.n_stages)]
     return encoder.strings(), x.shape, since(start, ends)
 

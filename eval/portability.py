@@ -119,8 +119,9 @@ def main(argv: list[str]) -> None:
     ]
     results = {}
     for arithmetic in ("float32", "float64"):
-        net = image_models[args.model](5, pretrained=True)
+        net = image_models[args.model](1, pretrained=True)
         net = net.to(getattr(torch, arithmetic))
+        net.quality = net.n_stages
         encoded, latents, before = [], [], []
         for seed, x in enumerate(images):
             strings = [s[0] for s in net.compress(x, seed)["strings"]]
@@ -129,7 +130,7 @@ def main(argv: list[str]) -> None:
             with torch.no_grad():
                 decoded = net.walk(decoder, net.n_stages)
                 z = [net.first_latent(x.shape, seed).z, *(latent.z for latent in decoded)]
-            z = z[: net.config.n_timesteps]
+            z = z[: net.latent_stages]
             encoded.append(strings)
             latents.append(z)
             before.append(numbers(net, z, seed))

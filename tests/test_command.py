@@ -45,15 +45,15 @@ def pixels(path: str | Path) -> tuple[str, bytes]:
 def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "a.png", "a.uqdm"]) == 0
     assert main(["verify", "a.uqdm"]) == 0
-    assert capsys.readouterr().out == "a.uqdm: exact, 5 of 5 stages\n"
+    assert capsys.readouterr().out == "a.uqdm: exact, 4 of 4 stages\n"
     assert main(["decode", "a.uqdm", "back.png", "--progressive", "stages"]) == 0
-    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage5.png")
-    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 6)]
+    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage4.png")
+    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 5)]
 
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
     size = Path("a.uqdm").stat().st_size
-    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-nano-ctx", "stage 5"):
+    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-nano-ctx", "stage 4"):
         assert word in told.out
     assert told.err == ""
 
@@ -63,7 +63,7 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert Path("a.uqdm").read_bytes().startswith(Path("cut.uqdm").read_bytes())
     assert Path("cut.uqdm").stat().st_size == size // 2
     assert main(["decode", "cut.uqdm", "cut.png"]) == 0
-    assert "cut.uqdm: cut short: 3 of 5 stages and " in capsys.readouterr().err
+    assert "cut.uqdm: cut short: 3 of 4 stages and " in capsys.readouterr().err
     assert main(["decode", "a.uqdm", "same.png", "--max-bytes", limit]) == 0
     assert pixels("cut.png") == pixels("same.png") != pixels("a.png")
     assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
@@ -87,11 +87,11 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(command) == 1
         message = capsys.readouterr().err
         assert message.startswith("uqdm: bad.uqdm: string of stage 4 is damaged")
-        assert "decode --partial keeps 3 of 5 stages" in message
+        assert "decode --partial keeps 3 of 4 stages" in message
         assert message.count("\n") == 1
     assert not Path("bad.png").exists()
     assert main(["decode", "bad.uqdm", "--partial", "bad.png"]) == 0
-    assert "the picture is of 3 of 5 stages" in capsys.readouterr().err
+    assert "the picture is of 3 of 4 stages" in capsys.readouterr().err
     assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
     assert pixels("bad.png") == pixels("three.png")
     data[6] = 3
@@ -185,7 +185,7 @@ def test_wrong_command_lines(
         (["encode", "a.png", "no/folder/b.uqdm"], "no folder no/folder: make it first"),
         (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
         (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
-        (["encode", "a.png", "b.uqdm", "--stage", "6"], "in 1..5, got 6"),
+        (["encode", "a.png", "b.uqdm", "--stage", "5"], "in 1..4, got 5"),
         (["decode", "a.png", "b.png"], "not a .uqdm file"),
         (["info", "a.png"], "not a .uqdm file"),
     ],
@@ -280,7 +280,7 @@ def test_limits_that_change_nothing_or_are_missed(
     reached = 10 * np.log10(255**2 / np.square(errors).mean())
     assert message.startswith(f"uqdm: a.png: {reached:.2f} dB of the 40 wanted")
     told()
-    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "5"]) == 0
+    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "4"]) == 0
     assert told() == ""
 
 

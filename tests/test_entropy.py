@@ -49,7 +49,7 @@ def test_tables_are_the_same_everywhere() -> None:
     """
     logistic, normal = UniformNoiseConditional(), UniformNoiseConditional("normal")
     pixel = PixelConditional()
-    assert logistic.update() and normal.update() and pixel.update(last_step(6.7))
+    assert logistic.update() and normal.update() and pixel.update([last_step(6.7)])
     assert not logistic.update()
     found = {
         "logistic": digest(logistic.quantized_cdf.numpy()),
@@ -252,7 +252,7 @@ def last_step(kappa: float) -> Step:
 @pytest.mark.parametrize("kappa", [1e-6, 0.01, 0.5, 6.7, 300.0])
 def test_pixels(kappa: float) -> None:
     prior = PixelConditional()
-    prior.update(last_step(kappa))
+    prior.update([last_step(kappa)])
     rng = np.random.default_rng(0)
     u = np.concatenate([rng.uniform(-3, 258, 4000), [-1e3, 1e3, 0.5, 254.5]])
     positions = torch.from_numpy(u)
@@ -273,10 +273,10 @@ def test_pixels(kappa: float) -> None:
     for v in (x, sample):
         values = v.numpy().astype(np.uint8)
         encoder = StreamEncoder()
-        prior.encode(encoder, values, fixed)
+        prior.encode_at(encoder, values, fixed)
         encoder.end_stage(values)
         (segment,) = encoder.segments()
         decoder = StreamDecoder([segment])
-        assert (prior.decode(decoder, fixed) == values).all()
+        assert (prior.decode_at(decoder, fixed) == values).all()
     bits = -expected.gather(-1, sample.long()[:, None]).sum().item() / math.log(2)
     assert 8 * len(segment) < bits * 1.05 + 120

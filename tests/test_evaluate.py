@@ -69,7 +69,8 @@ def test_results_are_those_of_the_model(
 ) -> None:
     """Bytes and pictures are those that compress() and decompress() give."""
     result = whole[f"{model}-{method}.json"]
-    net = image_models[model](5, pretrained=True)
+    net = image_models[model](1, pretrained=True)
+    net.quality = net.n_stages
     arrays = np.load(patches)
     mse = []
     for i, (image, found) in enumerate(zip(arrays, result["per_image"], strict=True)):
@@ -78,11 +79,11 @@ def test_results_are_those_of_the_model(
         bits = 8 * np.cumsum([len(s[0]) for s in out["strings"]])
         assert [*found["bpp"], found["lossless_bpp"]] == list(bits / (40 * 48))
         x_hats = net.decompress(**out, reconstruction=method, progressive=True, seed=i)
-        decoded = torch.cat(x_hats["x_hats"][:4])
+        decoded = torch.cat(x_hats["x_hats"][:-1])
         mse.append(((decoded - x) * 255).double().pow(2).mean((1, 2, 3)).numpy())
         assert found["mse"] == pytest.approx(mse[-1], rel=1e-6)
     r = result["results"]
-    assert r["quality"] == [1, 2, 3, 4]
+    assert r["quality"] == list(range(1, net.n_stages))
     assert r["psnr-of-mean-mse"] == pytest.approx(10 * np.log10(255**2 / np.mean(mse, 0)))
     assert r["psnr-rgb"] == pytest.approx(np.mean(10 * np.log10(255**2 / np.array(mse)), 0))
     assert r["bpp"] == pytest.approx(np.mean([p["bpp"] for p in result["per_image"]], 0))

@@ -120,6 +120,11 @@ def test_entries_build_models() -> None:
     for bad in (0, 6, -1, 2.5, "3"):
         with pytest.raises(ValueError, match=r"quality must be an integer in 1\.\.5"):
             image_models["uqdm-tiny"](quality=bad)
+    for pretrained in (False, True):
+        name = "uqdm-nano-ctx"
+        assert image_models[name](quality=4, pretrained=pretrained).n_stages == 4
+        with pytest.raises(ValueError, match=r"quality must be an integer in 1\.\.4"):
+            image_models[name](quality=5, pretrained=pretrained)
     with pytest.raises(ValueError, match="metric must be \"mse\", got 'ms-ssim'"):
         image_models["uqdm-tiny"](quality=1, metric="ms-ssim")
 
@@ -465,7 +470,7 @@ def published_values(config: UQDMConfig = UQDMConfig()) -> dict[str, Any]:
     network = values.pop("network")
     for name in ("family", "overlap"):
         del network[name]
-    del values["latent_prior"], values["pixel_prior"]
+    del values["latent_prior"], values["pixel_prior"], values["latent_stages"]
     return {**values, **network, "vocab_size": 256}
 
 

@@ -1,7 +1,7 @@
 """Where the symbols of a stage come from, and where they go.
 
 A model walks through its stages with one of these. It hands over the prior of a stage
-and what is known so far, and gets the latent's lattice points back:
+and what is known so far, and gets the next latent's lattice points back:
 
 - :class:`Encoder` finds them in the image, and writes their symbols to a stream;
 - :class:`Decoder` reads them from the bytes;
@@ -9,7 +9,7 @@ and what is known so far, and gets the latent's lattice points back:
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,19 @@ CUT_NOISE = 0.75
 network, used to much noise, sees structure in a latent that has none (measured)."""
 
 
+class Coded(NamedTuple):
+    """A latent as encoder and decoder both know it, and its prior."""
+
+    Z: Tensor
+    """Its lattice points, int32, ``[B, 3, H, W]``."""
+
+    M: Tensor
+    """Those of its prior's location, likewise."""
+
+    scales: Tensor
+    """Its prior's scales as coded with, in units of Delta, same shape."""
+
+
 class Coder:
     """What a walk through the stages asks of an encoder, a decoder or an estimator.
 
@@ -44,8 +57,8 @@ class Coder:
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Tensor:
-        """The lattice points Z of the latent after this one, ``[B, 3, H, W]``, int32."""
+    ) -> Coded:
+        """The latent after this one."""
         raise NotImplementedError
 
     def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
@@ -59,34 +72,36 @@ class Encoder(Coder):
     Args:
         levels: the picture, 0..255, ``[1, 3, H, W]``.
         seed: seed of the dither.
-        dtype: of the diffusion.
         guarded: whether to list the values that another machine may round otherwise.
 
     Attributes:
         stream: what is written.
     """
 
-    def __init__(self, levels: Tensor, seed: int, dtype: torch.dtype, guarded: bool):
+    def __init__(self, levels: Tensor, seed: int, guarded: bool):
         super().__init__(levels.shape, seed)
-        self.levels, self.x = levels, levels_to_x(levels, dtype)
+        # in double precision whatever the network has: then latents are within half
+        # their noise's width of the image, as the last stage may take for granted
+        self.levels, self.x = levels, levels_to_x(levels, torch.float64)
         self.stream = StreamEncoder()
         self._guard = WrittenGuard() if guarded else Guard()
         self._listed: list[bytes] = []
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Tensor:
+    ) -> Coded:
         y, p = latent.mean(self.x), latent.prediction
         indexes = prior.build_indexes(p.scales[0], self._guard)
         M = prior.locate(p.means[0], dither, self._guard)
         Z = prior.encode(self.stream, y[0], indexes, M, dither)
         self.stream.end_stage(Z.cpu().numpy())
         self._listed.append(self._guard.end())
-        return Z[None]
+        return Coded(Z[None], M[None], prior.scale_table[indexes.long()][None])
 
     def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
         levels = self.levels[0].cpu().numpy().astype(np.uint8)
-        prior.encode(self.stream, levels, _positions(prior, latent))
+        assert latent.sent
+        prior.encode(self.stream, levels, latent.sent)
         self.stream.end_stage(levels)
         self._listed.append(b"")  # nothing was rounded
         return self.levels
@@ -133,7 +148,7 @@ class Decoder(Coder):
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Tensor:
+    ) -> Coded:
         p, guard = latent.prediction, next(self._guards)
         indexes = prior.build_indexes(p.scales[0], guard)
         M = prior.locate(p.means[0], dither, guard)
@@ -141,10 +156,13 @@ class Decoder(Coder):
         noise = CUT_NOISE if latent.stages == 0 else 0.0
         Z = prior.decode(self.stream, indexes, M, dither, noise)
         self.stream.end_stage(Z.cpu().numpy())
-        return Z[None]
+        return Coded(Z[None], M[None], prior.scale_table[indexes.long()][None])
 
     def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
-        levels = prior.decode(self.stream, _positions(prior, latent))
+        assert latent.sent
+        levels = prior.decode(
+            self.stream, latent.sent, lambda: latent.estimate[0].cpu().numpy()
+        )
         self.stream.end_stage(levels)
         return torch.from_numpy(levels)[None].to(latent.z.device)
 
@@ -168,26 +186,22 @@ class Estimator(Coder):
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Tensor:
-        y, p = latent.mean(self.x), latent.prediction
+    ) -> Coded:
+        y, p = latent.mean(self.x.double()), latent.prediction
+        M = prior.locate(p.means, dither)
         Z = prior.quantize_universally(y, p.means, dither)
         self.likelihoods[f"stage_{latent.stages + 1}"] = prior.likelihoods(
-            from_lattice(Z, dither, y.dtype), p.scales, p.means
+            from_lattice(Z, dither, p.means.dtype), p.scales, p.means
         )
-        return Z
+        scales = p.scales
+        if prior.has_tables:
+            scales = prior.scale_table[prior.build_indexes(scales).long()]
+        return Coded(Z, M, scales)
 
     def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
-        assert latent.before
-        self.likelihoods["pixels"] = prior(
-            self.levels, latent.z, latent.before.z, latent.before.step
-        )
+        step = latent.schedule.step(latent.stages - 1)
+        self.likelihoods["pixels"] = prior(self.levels, latent.z, step, latent.sent)
         return self.levels
-
-
-def _positions(prior: PixelPrior, latent: Latent) -> np.ndarray:
-    """Where the latents of one picture place its pixels."""
-    assert latent.before and latent.points
-    return prior.locate(latent.points, latent.before.points, latent.before.step)[0]
 
 
 def split_string(string: bytes, guarded: bool) -> tuple[Guard, bytes]:

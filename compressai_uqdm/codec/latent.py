@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
-from ..diffusion import NoiseSchedule, Step
-from ..entropy_models.lattice import LatticePoints, from_lattice
+from ..diffusion import NoiseSchedule, Step, x_to_levels
+from ..entropy_models.lattice import LatticePoints, Sent, from_lattice
 from ..progress import Progress
 
 __all__ = ["Latent", "Prediction", "predict"]
@@ -50,8 +50,8 @@ class Latent:
         schedule: the diffusion's.
         z: z_t at t = 1 - stages / T, ``[B, 3, H, W]``.
         stages: number of stages that are known.
-        points: z as integers, where it was sent.
-        before: the latent that the last step began at.
+        points: z_1 and what was sent since, as integers, where they are such.
+        sent: the same with what the last of it follows from, once there is any.
         levels: the pixels, uint8, once they are known.
         progress: is told of every pass of the network.
     """
@@ -60,8 +60,8 @@ class Latent:
     schedule: NoiseSchedule
     z: Tensor
     stages: int = 0
-    points: LatticePoints | None = None
-    before: "Latent | None" = None
+    points: tuple[LatticePoints, ...] = ()
+    sent: Sent | None = None
     levels: Tensor | None = None
     progress: Progress | None = None
 
@@ -75,22 +75,36 @@ class Latent:
         """What the network says here; it runs once."""
         return predict(self.denoiser, self.z, self.step, self.progress)
 
+    @property
+    def estimate(self) -> Tensor:
+        """The image that the network sees here, in levels, real numbers."""
+        alpha_0 = self.schedule.steps()[-1].alpha_s
+        return x_to_levels(self.prediction.x_hat / alpha_0)
+
     def mean(self, x: Tensor) -> Tensor:
-        """The location of the next latent of x, in units of Delta."""
-        return self.step.mean(self.z, x) / self.step.delta
+        """The location of the next latent of x, in units of Delta, in the type of x."""
+        return self.step.mean(self.z.to(x.dtype), x) / self.step.delta
 
-    def next(self, Z: Tensor, dither: Tensor) -> "Latent":
-        """The latent one stage on, at lattice points Z."""
+    def next(self, Z: Tensor, M: Tensor, scales: Tensor, dither: Tensor) -> "Latent":
+        """The latent one stage on.
+
+        Args:
+            Z: its lattice points, int32, ``[B, 3, H, W]``.
+            M: those of its prior's location, likewise.
+            scales: its prior's scales, same shape.
+            dither: the dither, ``[3, H, W]``.
+        """
         delta = self.step.delta
-        points = LatticePoints(Z, dither, delta.item())
-        return self.at(delta * from_lattice(Z, dither, self.z.dtype), points)
+        z, location = (LatticePoints(at, dither, delta.item()) for at in (Z, M))
+        sent = Sent((*self.points, z), self.step, location, scales)
+        z_s = delta * from_lattice(Z, dither, self.z.dtype)
+        return replace(self.at(z_s), points=sent.points, sent=sent)
 
-    def at(self, z_s: Tensor, points: LatticePoints | None = None) -> "Latent":
-        """The latent one stage on, where it is z_s."""
-        # without what the network said, and what was before: memory
-        before = replace(self, before=None)
-        return replace(self, z=z_s, stages=self.stages + 1, points=points, before=before)
+    def at(self, z_s: Tensor) -> "Latent":
+        """The latent one stage on, where it is z_s and was not sent."""
+        # without what the network said: memory
+        return replace(self, z=z_s, stages=self.stages + 1, points=(), sent=None)
 
     def exact(self, levels: Tensor) -> "Latent":
         """The picture one stage on, where that is the pixels."""
-        return replace(self, stages=self.stages + 1, before=None, levels=levels)
+        return replace(self, stages=self.stages + 1, points=(), sent=None, levels=levels)

@@ -12,7 +12,16 @@ import torch
 
 from torch import Tensor
 
-__all__ = ["FRACTION_BITS", "LATTICE", "LatticePoints", "from_lattice", "split_dither"]
+from ..diffusion import Step
+
+__all__ = [
+    "FRACTION_BITS",
+    "LATTICE",
+    "LatticePoints",
+    "Sent",
+    "from_lattice",
+    "split_dither",
+]
 
 LATTICE = 32
 """N, the lattice points in the width Delta of the uniform noise."""
@@ -45,3 +54,29 @@ class LatticePoints(NamedTuple):
         """z in units of ``delta / (N 2^11)``: int64, ``[B, 3, H, W]``."""
         f = self.dither.numpy() & ((1 << FRACTION_BITS) - 1)
         return (self.Z.cpu().numpy().astype(np.int64) << FRACTION_BITS) - f
+
+    def picture(self, b: int) -> "LatticePoints":
+        """Those of one picture of the batch."""
+        return self._replace(Z=self.Z[b : b + 1])
+
+
+class Sent(NamedTuple):
+    """What was sent of pictures, as encoder and decoder both hold it."""
+
+    points: tuple[LatticePoints, ...]
+    """z_1, and the latent of every stage so far."""
+
+    step: Step
+    """The step to the last of them."""
+
+    location: LatticePoints
+    """Where the prior placed that one: at M in place of Z."""
+
+    scales: Tensor
+    """The prior's scale for it, in units of Delta, ``[B, 3, H, W]``."""
+
+    def picture(self, b: int) -> "Sent":
+        """What was sent of one picture of the batch."""
+        points = tuple(z.picture(b) for z in self.points)
+        location, scales = self.location.picture(b), self.scales[b : b + 1]
+        return Sent(points, self.step, location, scales)

@@ -12,9 +12,10 @@ import torch
 
 from torch import Tensor
 
+from .lattice import LATTICE, LatticePoints
 from .tables import normal_cdf
 
-__all__ = ["dither", "gaussian_noise", "prior_sample", "uniform"]
+__all__ = ["dither", "gaussian_noise", "prior_sample", "uniform", "z_1_points"]
 
 # z_1 stands on a lattice too: multiples of 1 / 256 up to 6 standard deviations.
 _Z1_PITCH = 1 / 256
@@ -72,6 +73,13 @@ def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
     index = np.searchsorted(_z1_cdf(), words.astype(np.float64), side="right")
     z_1 = (index - _Z1_LIMIT).astype(np.float32) * np.float32(_Z1_PITCH)
     return torch.from_numpy(z_1).reshape(shape)
+
+
+def z_1_points(z_1: Tensor) -> LatticePoints:
+    """What :func:`prior_sample` gives, ``[B, 3, H, W]``, as integers."""
+    Z = (z_1 / _Z1_PITCH).round().to(torch.int32)
+    dither = torch.zeros((), dtype=torch.int16).expand(z_1.shape[1:])
+    return LatticePoints(Z, dither, LATTICE * _Z1_PITCH)
 
 
 def gaussian_noise(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:

@@ -53,7 +53,7 @@ class TabledEntropyModel(EntropyModel):
         self._weights = {}
 
     @staticmethod
-    def _chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
+    def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
         """Slices of start..end, each of as many tables as may be gathered at once."""
         step = max(1, _CHUNK // table_size)
         for first in range(start, end, step):

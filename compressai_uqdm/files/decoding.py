@@ -110,7 +110,7 @@ class StreamingDecoder:
             self.header, self._at = found
             self._net = self._open(self.header)
             height_width = self.header.size[::-1]
-            passes = self._net.passes(len(self.header.lengths) + 1)
+            passes = self._net.passes(len(self.header.lengths), picture=True)
             self._decoder = PictureDecoder(
                 self._net, height_width, self.header.seed, Passes(self.progress, passes)
             )

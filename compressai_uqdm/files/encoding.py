@@ -97,7 +97,7 @@ def encode(
     expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
     passes = Passes(progress, expected)
     psnr = functools.partial(_psnr, net, levels, seed)
-    encoder, reached = Encoder(levels, seed, net.dtype, net.portable), 0.0
+    encoder, reached = Encoder(levels, seed, net.portable), 0.0
     for known in net.walk(encoder, stages, passes):
         if min_psnr is not None:
             reached = psnr(known)

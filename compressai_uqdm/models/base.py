@@ -58,8 +58,8 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
         """Whether the string after so many stages lists values that round with care."""
         raise NotImplementedError
 
-    def passes(self, stages: int) -> int:
-        """How often the network runs to code so many stages."""
+    def passes(self, stages: int, picture: bool = False) -> int:
+        """How often the network runs to code so many stages, and to make a picture."""
         raise NotImplementedError
 
     def first_latent(
@@ -189,7 +189,7 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
         """
         images = []
         for levels in check_images(x).split(1):
-            encoder = Encoder(levels, seed, self.dtype, self.portable)
+            encoder = Encoder(levels, seed, self.portable)
             for _ in self.walk(encoder, self.quality):
                 pass
             images.append(encoder.strings())

@@ -11,7 +11,7 @@ import torch
 
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 from ..denoisers import DENOISERS
 from ..denoisers.base import DenoiserConfig
 from ..denoisers.vdm_unet import UNetConfig
@@ -29,6 +29,8 @@ class UQDMConfig(DiffusionConfig):
     Args:
         latent_prior: prior of the latent stages, one of :data:`.LATENT_PRIORS`.
         pixel_prior: prior of the last stage, one of :data:`.PIXEL_PRIORS`.
+        latent_stages: after how many latent stages the pixels follow, by default after
+            all ``n_timesteps``. ``"softmax"`` needs all, ``"context"`` fewer.
         network: configuration of the denoiser, or the dict of one, whose ``family`` is
             one of :data:`.DENOISERS`.
 
@@ -40,12 +42,23 @@ class UQDMConfig(DiffusionConfig):
 
     latent_prior: str = "uniform"
     pixel_prior: str = "softmax"
+    latent_stages: int | None = None
     network: DenoiserConfig = UNetConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "latent_prior", tuple(LATENT_PRIORS))
         check_choice(self, "pixel_prior", tuple(PIXEL_PRIORS))
+        if self.latent_stages is not None:
+            check_count(self, "latent_stages")
+        stages, T = self.latent_stages or self.n_timesteps, self.n_timesteps
+        on_all = PIXEL_PRIORS[self.pixel_prior].on_all_latents
+        if stages > T or on_all != (stages == T):
+            raise ValueError(
+                f"pixel_prior {self.pixel_prior!r} needs "
+                f"{f'all {T}' if on_all else f'1 to {T - 1}'} latent stages of "
+                f"n_timesteps {T}, got {stages}"
+            )
         if isinstance(self.network, Mapping):  # as JSON and huggingface_hub have it
             object.__setattr__(self, "network", _network(self.network))
 

@@ -13,7 +13,7 @@ from ..denoisers.base import Denoiser
 from ..diffusion import NoiseSchedule, Step, sharpness, x_to_levels
 from ..entropy_models.pixels import PIXEL_PRIORS
 from ..entropy_models.pixels.softmax import sample_levels
-from ..entropy_models.randomness import prior_sample, uniform
+from ..entropy_models.randomness import prior_sample, uniform, z_1_points
 from ..progress import Progress
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
@@ -25,14 +25,14 @@ __all__ = ["DiffusionModel"]
 class DiffusionModel(ProgressiveModel):
     """A diffusion model whose latents are sent stage by stage, and then the pixels.
 
-    T stages take z_1 to z_0, one step each, and the last gives the exact image.
-    :class:`UQDM` and :class:`VDM` differ in the noise of a step, and so in what it costs
-    to send.
+    A stage for each of the first steps, by default of all T, takes z_1 towards z_0, and
+    the last gives the exact image. :class:`UQDM` and :class:`VDM` differ in the noise of
+    a step, and so in what it costs to send.
 
     Args:
         config: the model's configuration.
-        quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
-            T + 1; can be set later.
+        quality: number of stages to send, 1 (coarsest) to ``n_stages`` (lossless), by
+            default all; can be set later.
         denoiser: the network, in place of a fresh one as the configuration has it.
     """
 
@@ -61,9 +61,14 @@ class DiffusionModel(ProgressiveModel):
     # ---- stages ----
 
     @property
+    def latent_stages(self) -> int:
+        """Number of stages that send latents: T, or as the configuration says."""
+        return self.config.latent_stages or self.config.n_timesteps
+
+    @property
     def n_stages(self) -> int:
-        """T + 1: the latent stages and the pixels."""
-        return self.config.n_timesteps + 1
+        """The latent stages and the pixels."""
+        return self.latent_stages + 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,10 +87,12 @@ class DiffusionModel(ProgressiveModel):
         return self.denoiser.portable
 
     def is_guarded(self, stages: int) -> bool:
-        return self.portable and stages < self.config.n_timesteps
+        return self.portable and stages < self.latent_stages
 
-    def passes(self, stages: int) -> int:
-        return min(stages, self.config.n_timesteps)
+    def passes(self, stages: int, picture: bool = False) -> int:
+        coded = min(stages, self.latent_stages)
+        # z_0 and pixels are pictures without another
+        return coded + (picture and stages < min(self.n_stages, self.config.n_timesteps))
 
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
@@ -93,7 +100,10 @@ class DiffusionModel(ProgressiveModel):
         """z_1 of images, ``[B, 3, H, W]``, of which nothing is known yet."""
         z_1 = prior_sample(seed, tuple(shape[1:])).to(self.denoiser.device, self.dtype)
         z_1 = z_1.expand(*shape)
-        return Latent(self.denoiser, self.noise_schedule, z_1, progress=progress)
+        points = (z_1_points(z_1),)
+        return Latent(
+            self.denoiser, self.noise_schedule, z_1, points=points, progress=progress
+        )
 
     def predict(self, z_t: Tensor, step: Step) -> Prediction:
         """What the network says at z_t, ``[B, 3, H, W]``."""
@@ -113,8 +123,7 @@ class DiffusionModel(ProgressiveModel):
         last = self.noise_schedule.step(T - 1)
         alpha_0 = last.alpha_s
         if method == "denoise" and latent.stages < T:
-            x_hat = latent.prediction.x_hat / alpha_0
-            return x_to_levels(x_hat).round().clamp(0, 255).to(torch.uint8)
+            return latent.estimate.round().clamp(0, 255).to(torch.uint8)
         while latent.stages < T:
             step = latent.step
             if method == "ancestral":

@@ -17,9 +17,11 @@ from ..codec.coders import Coder
 from ..codec.latent import Latent
 from ..denoisers.base import Denoiser
 from ..diffusion import levels_to_x, x_to_levels
+from ..entropy_models.contexts import read_contexts
 from ..entropy_models.latents import LATENT_PRIORS
-from ..entropy_models.latents.context import ContextConditional, read_contexts
+from ..entropy_models.latents.context import ContextConditional
 from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
+from ..entropy_models.pixels.interval import IntervalPixels
 from ..entropy_models.randomness import dither, uniform
 from ..identity import Parts, within
 from .checkpoint import Weights
@@ -47,24 +49,24 @@ class UQDM(DiffusionModel):
                       │◄───────────────────────┘
                 ┌─────▼────┐                 ┌────┐
         stage   │ denoiser ├────────────────►│ LP │
-        2..T    └─────┬────┘                 └─┬──┘
+        2..L    └─────┬────┘                 └─┬──┘
                       ·◄───────────────────────┘
-                      │ z_0                  ┌────┐
-        stage T+1     ├─────────────────────►│ PP │ pixels, coded: now exact
-                      ▼                      └────┘
+                      │ z_s                  ┌────┐
+        stage L+1     ├─────────────────────►│ PP │◄┐ pixels, coded: now exact
+                      ▼                      └────┘ ┘ groups, where it is a context prior
 
         LP = latent prior, under uniform noise, by universal quantization
         PP = pixel prior
 
-    One model, one stream: the first q stages are a coarser picture, all T + 1 the exact
-    image. ``forward``, ``compress`` and ``decompress`` are those of
-    :class:`.ProgressiveModel`: walks through the stages, each of which is
-    :meth:`advance`.
+    L is T, or less where the pixel prior is a context prior. One model, one stream: the
+    first q stages are a coarser picture, all L + 1 the exact image. ``forward``,
+    ``compress`` and ``decompress`` are those of :class:`.ProgressiveModel`: walks
+    through the stages, each of which is :meth:`advance`.
 
     Args:
         config: the model's configuration, by default that of ``uqdm-tiny``.
-        quality: number of stages to code, 1 (coarsest) to T + 1 (lossless), by default
-            T + 1; can be set later.
+        quality: number of stages to code, 1 (coarsest) to L + 1 (lossless), by default
+            all; can be set later.
         denoiser: the network, in place of a fresh one as the configuration has it.
     """
 
@@ -76,24 +78,27 @@ class UQDM(DiffusionModel):
     ):
         super().__init__(config, quality, denoiser)
         LatentPrior = LATENT_PRIORS[config.latent_prior]
-        priors = [LatentPrior(config.prior_type) for _ in range(config.n_timesteps)]
-        self.latent_priors = cast(Sequence[UniformNoiseConditional], nn.ModuleList(priors))
+        priors = [LatentPrior(config.prior_type) for _ in range(self.latent_stages)]
+        # training is of all steps, those that are not sent too
+        while len(priors) < config.n_timesteps:
+            priors.append(UniformNoiseConditional(config.prior_type))
+        self.latent_priors = _list_of(priors)
 
     def advance(self, latent: Latent, coder: Coder) -> Latent:
         """One stage on: the denoiser, the prior, the symbols, the next latent."""
-        if latent.stages == self.config.n_timesteps:
+        if latent.stages == self.latent_stages:
             return latent.exact(coder.pixels(self.pixel_prior, latent))
         u = dither(coder.seed, latent.stages, coder.shape[1:])
-        Z = coder.latents(self.latent_priors[latent.stages], latent, u)
-        return latent.next(Z, u)
+        return latent.next(*coder.latents(self.latent_priors[latent.stages], latent, u), u)
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
         """The bound on the exact image, and the image after ``quality`` stages."""
         noise = fresh_noise(levels_to_x(levels, self.dtype), self.config.n_timesteps)
         likelihoods, x_hats = bound(self, levels, noise)
-        x_hats.append(levels_to_x(levels, self.dtype))
+        exact = self.quality == self.n_stages
+        x_hat = levels_to_x(levels, self.dtype) if exact else x_hats[self.quality]
         return {
-            "x_hat": x_to_levels(x_hats[self.quality]) / 255,
+            "x_hat": x_to_levels(x_hat) / 255,
             "likelihoods": likelihoods,
         }
 
@@ -116,8 +121,9 @@ class UQDM(DiffusionModel):
         Returns:
             whether any were built.
         """
-        updated = [prior.update(force) for prior in self.latent_priors]
-        updated.append(self.pixel_prior.update(self.noise_schedule.steps()[-1], force))
+        sent = self.latent_stages
+        updated = [prior.update(force) for prior in self.latent_priors[:sent]]
+        updated.append(self.pixel_prior.update(self.noise_schedule.steps()[:sent], force))
         return any(updated)
 
     def aux_loss(self) -> Tensor:
@@ -129,29 +135,38 @@ class UQDM(DiffusionModel):
         yield "gamma", np.array(gamma)
         yield "base_prior_scale", np.array(self.config.base_prior_scale == "default", int)
         yield from within("denoiser", self.denoiser.parts())
-        for i, prior in enumerate(self.latent_priors, 1):
+        for i, prior in enumerate(self.latent_priors[: self.latent_stages], 1):
             yield from within(f"stage {i}", prior.parts())
         yield from within("pixels", self.pixel_prior.parts())
 
     # ---- contexts ----
 
     def load_contexts(self, path: str | Path) -> None:
-        """Give the latent stages context priors, with the networks in a file.
+        """Give the stages context priors, with the networks in a file.
+
+        The pixels then follow after as many latent stages as the file has networks for.
 
         Args:
             path: as ``python -m compressai_uqdm.train_context`` writes it.
 
         Raises:
-            ValueError: it is of another number of stages, or damaged.
+            ValueError: it is of more stages than there are, or damaged.
         """
-        networks = read_contexts(Path(path), len(self.latent_priors))
-        priors = []
-        for plain, network in zip(self.latent_priors, networks):
-            prior = ContextConditional(plain.prior_type, network)
-            prior.quantiles = plain.quantiles
-            priors.append(prior.to(plain.quantiles.device))
-        self.latent_priors = cast(Sequence[UniformNoiseConditional], nn.ModuleList(priors))
-        self.configure(replace(self.config, latent_prior="context"))
+        contexts = read_contexts(Path(path))
+        sent = len(contexts.latents)
+        config = replace(
+            self.config, latent_prior="context", pixel_prior="context", latent_stages=sent
+        )
+        priors = list(self.latent_priors)
+        for i, network in enumerate(contexts.latents):
+            prior = ContextConditional(config.prior_type, network)
+            prior.quantiles = self.latent_priors[i].quantiles
+            priors[i] = prior.to(prior.quantiles.device)
+        self.latent_priors = _list_of(priors)
+        pixels = IntervalPixels(contexts.pixels)
+        self.pixel_prior = pixels.to(self.config_bytes.device)
+        self.configure(config)
+        self.quality = min(self.quality, self.n_stages)
 
     @classmethod
     def from_state_dict(
@@ -162,7 +177,14 @@ class UQDM(DiffusionModel):
         **kwargs: Any,
     ) -> Self:
         """As of :class:`DiffusionModel`; ``contexts`` as of :meth:`load_contexts`."""
+        if contexts is None:
+            return super().from_state_dict(state_dict, weights, **kwargs)
+        quality = kwargs.pop("quality", None)  # of the stages that there will be
         net = super().from_state_dict(state_dict, weights, **kwargs)
-        if contexts is not None:
-            net.load_contexts(contexts)
+        net.load_contexts(contexts)
+        net.quality = net.n_stages if quality is None else quality
         return net
+
+
+def _list_of(priors: Sequence[UniformNoiseConditional]) -> Any:
+    return cast(Sequence[UniformNoiseConditional], nn.ModuleList(priors))

@@ -78,6 +78,11 @@ class VDM(DiffusionModel):
             )
         if n_timesteps is not None:
             config = replace(config, n_timesteps=n_timesteps)
+        if config.pixel_prior != "softmax":
+            raise ValueError(
+                f'a VDM needs pixel_prior "softmax", got {config.pixel_prior!r}: its '
+                "latents are no integers that another could see"
+            )
         super().__init__(config, quality, denoiser)
         self.latent_conditional = GaussianNoiseConditional()
 
@@ -106,7 +111,7 @@ class VDM(DiffusionModel):
         likelihoods = {
             "prior": torch.exp(-prior_kl(x, schedule.step(0).gamma_t)),
             "stages": self.latent_conditional.likelihood(nats),
-            "pixels": self.pixel_prior(levels, z_0, z_0, last),
+            "pixels": self.pixel_prior(levels, z_0, last, None),
         }
 
         x_hat = x

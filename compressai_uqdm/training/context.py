@@ -1,4 +1,4 @@
-"""Fitting the context priors of a UQDM whose weights stay as they are.
+"""Fitting the context priors of latents of a UQDM whose weights stay as they are.
 
 The UQDM codes crops of photographs, at several scales, once; the context networks of its
 stages are then fitted to the residuals, in floats, and rounded to the integers that the
@@ -19,26 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..codec.coders import Coder
+from ..codec.coders import Coded, Coder
 from ..codec.latent import Latent
 from ..datasets import Photographs
 from ..denoisers.windowed import WINDOW
 from ..diffusion import image_to_levels, levels_to_x
 from ..entropy_models.groups import GROUPS
+from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from ..entropy_models.latents.context import (
-    HIDDEN_BITS,
-    HIDDEN_MAX,
     INPUT_BITS,
     INPUT_MAX,
     LOG_SCALE_MAX,
     SHIFT_MAX,
-    WEIGHT_BITS,
     ContextPrior,
     shapes,
 )
 from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
 from ..entropy_models.lattice import LATTICE
+from ..entropy_models.pixels.interval import coefficients
 from ..models import UQDM
+from .pixels import PixelData, pixel_data
 
 __all__ = ["CROP", "FloatContext", "StageData", "collect", "fit", "read_crops"]
 
@@ -166,30 +166,40 @@ class Recorder(Coder):
 
     def __init__(self, levels: Tensor, seed: int):
         super().__init__(levels.shape, seed)
-        self.x = levels_to_x(levels)
+        self.x = levels_to_x(levels, torch.float64)
         self.stages: list[StageData] = []
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Tensor:
+    ) -> Coded:
         p = latent.prediction
         Z = prior.quantize_universally(latent.mean(self.x), p.means, dither)
-        residuals = (Z - prior.locate(p.means, dither)).to(torch.int16)
-        indexes = prior.build_indexes(p.scales).long()
-        self.stages.append(StageData(residuals, prior.scale_table[indexes]))
-        return Z
+        M = prior.locate(p.means, dither)
+        scales = prior.scale_table[prior.build_indexes(p.scales).long()]
+        self.stages.append(StageData((Z - M).to(torch.int16), scales))
+        return Coded(Z, M, scales)
 
 
 @torch.no_grad()
-def collect(net: UQDM, crops: Tensor) -> list[StageData]:
-    """Code the crops, each with a dither of its own, and keep what contexts see."""
-    pictures = []
+def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], PixelData]:
+    """Code the crops, each with a dither of its own, and keep what contexts see.
+
+    Args:
+        net: a UQDM without contexts.
+        crops: as of :func:`read_crops`.
+        sent: number of latent stages that shall come before the pixels.
+    """
+    rows = coefficients(net.noise_schedule.steps()[:sent])
+    pictures, pixels = [], []
     for seed, crop in enumerate(tqdm(crops.split(1), "coding crops")):
-        recorder = Recorder(image_to_levels(crop / 255), seed)
-        for _ in net.walk(recorder, len(net.latent_priors)):
-            pass
+        levels = image_to_levels(crop / 255)
+        recorder = Recorder(levels, seed)
+        *_, last = net.walk(recorder, sent)
         pictures.append(recorder.stages)
-    return [StageData(*(torch.cat(t) for t in zip(*stage))) for stage in zip(*pictures)]
+        assert last.sent
+        pixels.append(pixel_data(levels, last.sent, rows))
+    stages = [StageData(*(torch.cat(t) for t in zip(*stage))) for stage in zip(*pictures)]
+    return stages, PixelData(*(torch.cat(t) for t in zip(*pixels)))
 
 
 def fit(

@@ -6,17 +6,10 @@ autoregressive and checkerboard context models (Minnen et al. 2018, He et al. 20
 a small network sees what was decoded of earlier groups (:mod:`..groups`) and moves the
 prior of the next one: by d lattice points, and to another entry of the scale table.
 
-Its arithmetic is in integers, so that it is the same everywhere: weights and
-activations are fixed-point numbers, and no sum of a convolution reaches 2^24, so that
-single-precision floats hold all of them exactly, in whatever order they are added.
+Its arithmetic is in integers (:mod:`..integer`), so that it is the same everywhere.
 """
 
 import math
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,26 +20,32 @@ from torch import Tensor
 
 from ...identity import Parts
 from ..groups import GROUPS, group
+from ..integer import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    WEIGHT_BITS,
+    activate,
+    bands,
+    check_sums,
+    exact_floats,
+    rounded_shift,
+)
 from ..lattice import LATTICE
 from .uniform_noise import Correction, UniformNoiseConditional
 
-__all__ = ["ContextConditional", "ContextPrior", "read_contexts", "save_contexts"]
+__all__ = ["ContextConditional", "ContextPrior"]
 
 INPUTS = 9  # three colour channels of two residuals and the log scale
 WIDTH = 16  # hidden channels
 KERNEL = 5
 
-# Fractional bits and bounds of the fixed-point numbers.
 INPUT_BITS, INPUT_MAX = 6, 255
-WEIGHT_BITS = 8
-HIDDEN_BITS, HIDDEN_MAX = 7, 1023
-EXACT = 1 << 24
+"""Fractional bits of inputs, and their largest magnitude."""
 
 SHIFT_MAX = 8.0  # bound of the location's shift, in units of the noise's width
 LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scale
 
 _TABLE_BITS = 12
-_BAND = 256  # rows of a group computed at once, to bound memory
 
 
 class ContextPrior(nn.Module):
@@ -86,20 +85,10 @@ class ContextPrior(nn.Module):
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
-        bounds = {
-            "conv": (self.conv.flatten(2), self.conv_bias, INPUT_MAX),
-            "mix": (self.mix, self.mix_bias, HIDDEN_MAX),
-            "head": (self.head, self.head_bias, HIDDEN_MAX),
-        }
-        for name, (weight, bias, largest) in bounds.items():
-            total = weight.long().abs().sum(-1) * largest + bias.long().abs()
-            if total.max() >= EXACT:
-                raise ValueError(
-                    f"context weights {name!r} are too large: a sum may reach "
-                    f"{int(total.max())}, and must stay below 2^24"
-                )
+        check_sums("conv", (self.conv.flatten(2), INPUT_MAX), bias=self.conv_bias)
+        check_sums("mix", (self.mix, HIDDEN_MAX), bias=self.mix_bias)
+        check_sums("head", (self.head, HIDDEN_MAX), bias=self.head_bias)
 
-    @torch.no_grad()
     def forward(self, inputs: np.ndarray, g: int) -> tuple[np.ndarray, np.ndarray]:
         """Run the network at the values of one group.
 
@@ -115,7 +104,7 @@ class ContextPrior(nn.Module):
         _, (row, column) = GROUPS[g]
         plane = torch.from_numpy(inputs)[None, :, row:, column:]
         weights = [buffer[g].float().cpu() for buffer in self.buffers()]
-        with torch.autocast("cpu", enabled=False), _single_precision():
+        with exact_floats():
             shift, change = self._run(plane, *weights).numpy()
         return shift, change
 
@@ -131,33 +120,17 @@ class ContextPrior(nn.Module):
     ) -> Tensor:
         outputs = []
         height = (plane.shape[2] - KERNEL) // 2 + 1
-        for first in range(0, height, _BAND):
-            last = min(first + _BAND, height)
-            band = plane[:, :, 2 * first : 2 * (last - 1) + KERNEL]
+        for rows in bands(height):
+            band = plane[:, :, 2 * rows.start : 2 * (rows.stop - 1) + KERNEL]
             sums = F.conv2d(band, conv, conv_bias, stride=2)[0]
-            hidden = _activate(sums[:-1], INPUT_BITS).flatten(1)
-            hidden = _activate(torch.addmm(mix_bias[:, None], mix, hidden), HIDDEN_BITS)
+            hidden = activate(sums[:-1], INPUT_BITS + WEIGHT_BITS).flatten(1)
+            hidden = torch.addmm(mix_bias[:, None], mix, hidden)
+            hidden = activate(hidden, HIDDEN_BITS + WEIGHT_BITS)
             out = torch.addmm(head_bias[:, None], head, hidden).to(torch.int64)
             out = out.reshape(2, *sums.shape[1:])
             out[0] += sums[-1].to(torch.int64) << (HIDDEN_BITS - INPUT_BITS)
             outputs.append(out)
         return torch.cat(outputs, 1)
-
-
-@contextmanager
-def _single_precision() -> Iterator[None]:
-    """No bfloat16 in place of single precision, whatever else the caller allows."""
-    mkldnn: Any = torch.backends.mkldnn
-    operations = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
-    settings: list[Any] = [op for op in operations if hasattr(op, "fp32_precision")]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -171,12 +144,6 @@ def shapes() -> dict[str, tuple[int, ...]]:
         "head": (n, 2, WIDTH),
         "head_bias": (n, 2),
     }
-
-
-def _activate(sums: Tensor, input_bits: int) -> Tensor:
-    # ReLU, and back to the fractional bits of hidden activations; exact: a power of two
-    shift = 2.0 ** (HIDDEN_BITS - input_bits - WEIGHT_BITS)
-    return (sums * shift).floor().clamp(0, HIDDEN_MAX)
 
 
 class ContextTables:
@@ -203,7 +170,7 @@ class ContextTables:
         """Residuals k N - j as inputs, in units of their deviation and of 2 Delta."""
         # no product reaches 2^31
         scaled = residual.clip(-(1 << 16), 1 << 16) * self._inverse[indexes]
-        normalized = _rounded_shift(scaled, _TABLE_BITS)
+        normalized = rounded_shift(scaled, _TABLE_BITS)
         inputs = np.stack([normalized, residual]).clip(-INPUT_MAX, INPUT_MAX)
         return inputs.astype(np.float32)
 
@@ -216,19 +183,15 @@ class ContextTables:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The outputs of :class:`ContextPrior` as lattice points d and new indexes."""
         bits = HIDDEN_BITS + WEIGHT_BITS
-        d = _rounded_shift(shift * self._points[indexes], bits + 8)
+        d = rounded_shift(shift * self._points[indexes], bits + 8)
         limit = int(SHIFT_MAX * LATTICE)
         largest = int(LOG_SCALE_MAX * (1 << bits))
         steps = change.clip(-largest, largest) * self._entries
-        index = indexes + _rounded_shift(steps, bits + 8)
+        index = indexes + rounded_shift(steps, bits + 8)
         return (
             d.clip(-limit, limit).astype(np.int32),
             index.clip(0, self._last).astype(np.uint8),
         )
-
-
-def _rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
-    return (x + (1 << (bits - 1))) >> bits
 
 
 class ContextCorrection(Correction):
@@ -300,38 +263,3 @@ class ContextConditional(UniformNoiseConditional):
 
     def correction(self, indexes: np.ndarray) -> ContextCorrection:
         return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))
-
-
-def save_contexts(path: Path, contexts: list[ContextPrior]) -> None:
-    """Write the context networks of all stages to a compressed NumPy file."""
-    arrays = {
-        f"{stage}.{name}": buffer.numpy()
-        for stage, context in enumerate(contexts)
-        for name, buffer in context.named_buffers()
-    }
-    np.savez_compressed(path, **arrays)
-
-
-def read_contexts(path: Path, count: int) -> list[ContextPrior]:
-    """The context networks of so many stages from a file.
-
-    Raises:
-        ValueError: the file is of another number of stages or shape, or its weights
-            are so large that sums could be rounded.
-    """
-    contexts = []
-    with np.load(path) as arrays:
-        for stage in range(count):
-            state = {name: f"{stage}.{name}" for name in shapes()}
-            if not set(state.values()) <= set(arrays.files):
-                raise ValueError(f"{path} has no context for stage {stage + 1}")
-            context = ContextPrior()
-            try:
-                context.load_state_dict(
-                    {name: torch.from_numpy(arrays[key]) for name, key in state.items()}
-                )
-            except RuntimeError as error:
-                raise ValueError(f"{path}: {error}") from error
-            context.check()
-            contexts.append(context)
-    return contexts

@@ -337,7 +337,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         for start, end in zip(starts, np.append(starts[1:], len(order))):
             R = int(widths[start])
             first = int(np.flatnonzero(half_widths == R)[0])
-            for chunk in self._chunks(int(start), int(end), 2 * R + 3):
+            for chunk in self.chunks(int(start), int(end), 2 * R + 3):
                 yield R, first, order[chunk]
 
     def _encode_symbols(

@@ -1,53 +1,50 @@
 """What every prior of the last stage does: levels of pixels, given the latents."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from torch import Tensor
 
 from ...diffusion import Step
 from ..coder import StreamDecoder, StreamEncoder
-from ..lattice import LatticePoints
+from ..lattice import Sent
 from ..tabled import TabledEntropyModel
 
-__all__ = ["LEVELS", "POSITION_BITS", "PixelPrior"]
+__all__ = ["LEVELS", "PixelPrior"]
 
 LEVELS = 256
-
-POSITION_BITS = 16
-"""Fractional bits of a position in coding."""
 
 
 class PixelPrior(TabledEntropyModel):
     """Prior of the levels 0..255 of pixels, given the latents that were sent.
 
-    It sees the last latent z_s, the one before it, z_t, and the step of the diffusion
-    between the two.
+    Attributes:
+        on_all_latents: whether it follows the last of the diffusion's latents, z_0, and
+            not one of those before.
     """
 
-    def forward(self, levels: Tensor, z_s: Tensor, z_t: Tensor, step: Step) -> Tensor:
-        """Likelihoods of levels in (0, 1], ``[B, 3, H, W]`` as are levels and latents."""
-        raise NotImplementedError
+    on_all_latents: bool
 
-    def locate(
-        self, z_s: LatticePoints, z_t: LatticePoints | None, step: Step
-    ) -> np.ndarray:
-        """Where the latents place the pixels, for coding.
+    def forward(self, levels: Tensor, z: Tensor, step: Step, sent: Sent | None) -> Tensor:
+        """Likelihoods of levels.
 
         Args:
-            z_s: the last latent, ``[B, 3, H, W]``.
-            z_t: the one before it, None where that is z_1.
-            step: the step between the two.
+            levels: integers 0..255, ``[B, 3, H, W]``.
+            z: the last latent, same shape.
+            step: the step to it.
+            sent: what was sent, where latents stand on a lattice.
 
         Returns:
-            positions in units of levels, int64 with 16 fractional bits, same shape.
+            likelihoods in (0, 1], same shape.
         """
         raise NotImplementedError
 
-    def update(self, step: Step, force: bool = False) -> bool:
+    def update(self, steps: Sequence[Step], force: bool = False) -> bool:
         """Build the integer tables.
 
         Args:
-            step: the last step.
+            steps: those of the latents that are sent.
             force: build them anew where they exist.
 
         Returns:
@@ -55,21 +52,25 @@ class PixelPrior(TabledEntropyModel):
         """
         raise NotImplementedError
 
-    def encode(
-        self, encoder: StreamEncoder, levels: np.ndarray, positions: np.ndarray
-    ) -> None:
+    def encode(self, encoder: StreamEncoder, levels: np.ndarray, sent: Sent) -> None:
         """Code the levels of one picture into a stream.
 
         Args:
             encoder: the stream.
             levels: integers 0..255, ``[3, H, W]``.
-            positions: as of :meth:`locate`, same shape.
+            sent: what was sent of it.
         """
         raise NotImplementedError
 
-    def decode(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
-        """Inverse of :meth:`encode`: levels, uint8.
+    def decode(
+        self, decoder: StreamDecoder, sent: Sent, estimate: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """Inverse of :meth:`encode`: levels, uint8, ``[3, H, W]``.
 
-        Where the decoder's stream ends early, levels are the best guess.
+        Args:
+            decoder: the stream.
+            sent: what was sent of the picture.
+            estimate: gives levels, of that shape, that a prior may take where the
+                stream ends early; it runs the network.
         """
         raise NotImplementedError

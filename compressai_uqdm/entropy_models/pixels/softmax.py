@@ -2,6 +2,8 @@
 
 import math
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 
@@ -9,12 +11,13 @@ from torch import Tensor
 
 from ...diffusion import Step, sharpness, x_to_levels
 from ..coder import StreamDecoder, StreamEncoder
-from ..lattice import FRACTION_BITS, LATTICE, LatticePoints
+from ..lattice import FRACTION_BITS, LATTICE, LatticePoints, Sent
 from ..tables import exp, quantize_cdf, symbol_weights
-from .base import LEVELS, POSITION_BITS, PixelPrior
+from .base import LEVELS, PixelPrior
 
 __all__ = ["PixelConditional", "sample_levels"]
 
+POSITION_BITS = 16  # fractional bits of a position in coding
 BINS = 256  # offsets of a position from its nearest level that have a table each
 
 _NEGLIGIBLE = 40.0  # nats: a level less likely by more is left out of the sum
@@ -34,16 +37,25 @@ class PixelConditional(PixelPrior):
     offset from the nearest level, in 256 bins, and by how near the edges 0 and 255 are.
     """
 
-    def locate(
-        self, z_s: LatticePoints, z_t: LatticePoints | None, step: Step
-    ) -> np.ndarray:
+    on_all_latents = True
+
+    def locate(self, z_s: LatticePoints, step: Step) -> np.ndarray:
+        """Where the last latent places the pixels, for coding.
+
+        Args:
+            z_s: the latent, ``[B, 3, H, W]``.
+            step: the step to it.
+
+        Returns:
+            positions in units of levels, int64 with 16 fractional bits, same shape.
+        """
         levels_per_point = float(128 * z_s.delta / (LATTICE * step.alpha_s))
         factor = round(levels_per_point * 2**28)
         positions = z_s.integers() * factor >> (28 - POSITION_BITS + FRACTION_BITS)
         return positions + (255 << (POSITION_BITS - 1))  # z = 0 is between 127 and 128
 
-    def forward(self, levels: Tensor, z_s: Tensor, z_t: Tensor, step: Step) -> Tensor:
-        positions = x_to_levels(z_s / step.alpha_s)
+    def forward(self, levels: Tensor, z: Tensor, step: Step, sent: Sent | None) -> Tensor:
+        positions = x_to_levels(z / step.alpha_s)
         return self.likelihood(levels, positions, sharpness(step.gamma_s))
 
     def likelihood(self, levels: Tensor, positions: Tensor, kappa: Tensor) -> Tensor:
@@ -53,11 +65,11 @@ class PixelConditional(PixelPrior):
         log_p = minus_log_sum - kappa * (positions - levels) ** 2
         return self.likelihood_lower_bound(log_p.exp())
 
-    def update(self, step: Step, force: bool = False) -> bool:
+    def update(self, steps: Sequence[Step], force: bool = False) -> bool:
         if self.has_tables and not force:
             return False
         # rounded, so that all platforms agree
-        kappa = float(np.float32(sharpness(step.gamma_s).item()))
+        kappa = float(np.float32(sharpness(steps[-1].gamma_s).item()))
         if not kappa > 0:
             raise ValueError(f"the sharpness of the pixels must be positive, got {kappa}")
         R = min(_reach(kappa, _TAIL), LEVELS - 1)
@@ -73,23 +85,35 @@ class PixelConditional(PixelPrior):
         self._set_tables(cdf, length, first, self._offset.device)
         return True
 
-    def encode(
+    def encode(self, encoder: StreamEncoder, levels: np.ndarray, sent: Sent) -> None:
+        self.encode_at(encoder, levels, self.locate(sent.points[-1], sent.step)[0])
+
+    def encode_at(
         self, encoder: StreamEncoder, levels: np.ndarray, positions: np.ndarray
     ) -> None:
+        """Code levels at positions as of :meth:`locate`, ``[3, H, W]``."""
         levels, positions = levels.reshape(-1), positions.reshape(-1)
         R = self._half_width()
-        for chunk in self._chunks(0, len(levels), 2 * R + 3):
+        for chunk in self.chunks(0, len(levels), 2 * R + 3):
             nearest, weights, flip = self._tables(positions[chunk])
             d = flip * (levels[chunk].astype(np.int32) - nearest)
             encoder.encode(d.clip(-R - 1, R + 1) + R + 1, weights)
             encoder.encode_uniform(levels[chunk][np.abs(d) > R], LEVELS)
 
-    def decode(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
-        # where the stream ends early, levels are the nearest to their position
+    def decode(
+        self, decoder: StreamDecoder, sent: Sent, estimate: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        return self.decode_at(decoder, self.locate(sent.points[-1], sent.step)[0])
+
+    def decode_at(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`encode_at`: levels, uint8.
+
+        Where the stream ends early, they are the nearest to their position.
+        """
         shape, positions = positions.shape, positions.reshape(-1)
         levels = np.zeros(len(positions), np.uint8)
         R = self._half_width()
-        for chunk in self._chunks(0, len(levels), 2 * R + 3):
+        for chunk in self.chunks(0, len(levels), 2 * R + 3):
             nearest, weights, flip = self._tables(positions[chunk])
             d = decoder.decode(weights) - (R + 1)
             escaped = np.flatnonzero(np.abs(d) > R)

@@ -1,0 +1,88 @@
+"""Networks of integers: the same on every machine.
+
+Weights and activations are fixed-point numbers, and no sum of a convolution reaches
+2^24, so that single-precision floats hold all of them exactly, in whatever order they
+are added. :func:`check_sums` makes sure of it; :func:`exact_floats` of the precision.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+__all__ = [
+    "HIDDEN_BITS",
+    "HIDDEN_MAX",
+    "WEIGHT_BITS",
+    "activate",
+    "bands",
+    "check_sums",
+    "exact_floats",
+    "rounded_shift",
+]
+
+WEIGHT_BITS = 8
+"""Fractional bits of weights."""
+
+HIDDEN_BITS, HIDDEN_MAX = 7, 1023
+"""Fractional bits of hidden activations, and the largest."""
+
+_EXACT = 1 << 24
+_BAND = 256
+
+
+def check_sums(name: str, *terms: tuple[Tensor, int], bias: Tensor) -> None:
+    """Raise a ValueError where a sum could be rounded.
+
+    Args:
+        name: of the weights, for the error.
+        terms: weights of what is summed, ``[..., n]`` with the n terms of a sum last,
+            and the largest magnitude of their inputs.
+        bias: ``[...]``.
+    """
+    total = bias.long().abs()
+    for weight, largest in terms:
+        total = total + weight.long().abs().sum(-1) * largest
+    if total.max() >= _EXACT:
+        raise ValueError(
+            f"context weights {name!r} are too large: a sum may reach "
+            f"{int(total.max())}, and must stay below 2^24"
+        )
+
+
+def activate(sums: Tensor, bits: int) -> Tensor:
+    """ReLU of sums that have so many fractional bits, as hidden activations."""
+    # exact: a power of two
+    return (sums * 2.0 ** (HIDDEN_BITS - bits)).floor().clamp(0, HIDDEN_MAX)
+
+
+def rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    """Integers divided by 2^bits, rounded to the nearest, halves up."""
+    return (x + (1 << (bits - 1))) >> bits
+
+
+def bands(height: int) -> Iterator[slice]:
+    """Rows to compute at once, to bound memory."""
+    for first in range(0, height, _BAND):
+        yield slice(first, min(first + _BAND, height))
+
+
+@contextmanager
+def exact_floats() -> Iterator[None]:
+    """Single precision, and no gradients, whatever else the caller allows."""
+    mkldnn: Any = torch.backends.mkldnn
+    operations = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
+    settings: list[Any] = [op for op in operations if hasattr(op, "fp32_precision")]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast("cpu", enabled=False), torch.no_grad():
+            yield
+    finally:
+        for setting, precision in zip(settings, before):
+            setting.fp32_precision = precision

@@ -1,0 +1,559 @@
+r"""The context prior of pixels: what is decoded of a picture tells of the rest of it.
+
+Before a pixel is coded, encoder and decoder know an interval that it is in, a first
+guess, and whatever else a family of models can tell of it, as planes of integers
+(:class:`Known`). A network (:class:`PixelNetwork`) makes of these, and of the levels that
+are decoded already, location and scale of a logistic distribution for one group of
+values after another (:mod:`..groups`). Cut into levels and limited to the interval, it
+is the table that a level is coded with (:class:`LevelTables`). An interval that holds
+the level is all that is asked of a family: then no level is without a code.
+
+All of it is in integers, so that it is the same everywhere (:mod:`..integer`).
+"""
+
+import math
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+
+from ...identity import Parts, within
+from ..coder import StreamDecoder, StreamEncoder
+from ..groups import GROUPS, group
+from ..integer import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    WEIGHT_BITS,
+    activate,
+    bands,
+    check_sums,
+    exact_floats,
+    rounded_shift,
+)
+from ..tabled import TabledEntropyModel
+from ..tables import PRECISION, logistic_cdf
+from .base import PixelPrior
+
+__all__ = [
+    "INPUT_BITS",
+    "INPUT_MAX",
+    "POSITION_BITS",
+    "ContextPixels",
+    "Known",
+    "LevelTables",
+    "PixelNetwork",
+]
+
+POSITION_BITS = 12
+"""Fractional bits of the ends of intervals."""
+
+INPUT_BITS, INPUT_MAX = 6, 1023
+"""Fractional bits of the network's inputs, and their largest magnitude.
+
+One, in those that are levels, is four of them: a unit is 1/16 level."""
+
+HIDDEN = 32
+"""Hidden channels of a group."""
+
+TRUNK, TRUNK_LAYERS = 48, 3
+"""Channels and layers of what all groups share."""
+
+_CONV_BITS = 9  # fractional bits of weights on the picture: its sums are as the others
+_SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
+_UNIT = 16  # inputs to a level
+_SMOOTH = 5  # side of the square whose mean is taken from levels
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+LOCATION_POINTS = 32
+"""Units of a location in a level."""
+
+N_SCALES = 64
+LOG_SCALE_LOW = -3.0
+SCALE_AT_ZERO = 0.17
+"""Of the scale table: its size, the natural logarithm of its least entry in levels, and
+the entry that an output of 0 means, as a share of the widest interval."""
+
+_PEAK = 1 << 20  # probability of the likeliest level, in a table
+_MARGIN = 8  # levels outside of an interval where its location may lie
+
+
+class Known(NamedTuple):
+    """What is known of one picture before its pixels are coded.
+
+    Every array is of integers, ``[3, H, W]``.
+    """
+
+    low: np.ndarray
+    """Lower end of the interval of a level, with 12 fractional bits, -1/2 to 255."""
+
+    high: np.ndarray
+    """Its upper end, 0 to 255 1/2, at least a level above or at the lower."""
+
+    planes: tuple[np.ndarray, ...]
+    """What else the network sees, with 6 fractional bits."""
+
+    @property
+    def first(self) -> np.ndarray:
+        """The least level in the interval."""
+        return -((-self.low) >> POSITION_BITS)
+
+    @property
+    def last(self) -> np.ndarray:
+        """The greatest level in it; where none is, of damaged data, the first."""
+        return np.maximum(self.high >> POSITION_BITS, self.first)
+
+
+# ---- the network ----
+
+
+class PixelNetwork(nn.Module):
+    r"""The network of integers that tells where levels are.
+
+    It sees the 2x2 phases of a plane as channels, so its 3x3 convolutions are of 6x6
+    values. A level, decoded or not, is seen less the mean of the guesses around it.
+
+    .. code-block:: none
+
+        planes, first guess ─► 3x3 ReLU ─► 3x3 ReLU ─► 3x3 ReLU ─┬──┐   once
+        first guess ─────────────────────────── linear 3x3, 1x1 ─┴──┼─► better guess
+                                                               1x1  │
+        levels decoded so far, ─┐  3x3                          ▼   │   for each
+        guesses of the others  ─┴────► 32 channels ───────────► + ReLU ─► 1x1 ReLU ─► 1x1
+                                  └──────────── linear ──────────────► + location, scale
+
+    Args:
+        planes: number of planes beside the guess.
+
+    Attributes:
+        trunk_0, ...: weights of the shared layers, ``[48, 12 (planes + 1), 3, 3]`` and
+            ``[48, 48, 3, 3]``, int16; ``trunk_0_bias``, ..., ``[48]``, int32, as all that
+            follow: weights int16, biases int32.
+        estimate, estimate_conv, estimate_bias: of the better guess, ``[12, 48]``,
+            ``[12, 12, 3, 3]`` and ``[12]``.
+        conv, trunk_mix, conv_bias: of a group's first layer, ``[12, 33, 12, 3, 3]``, the
+            last output being the linear path, ``[12, 32, 48]`` and ``[12, 32]``.
+        mix, mix_bias: of its second, ``[12, 32, 32]`` and ``[12, 32]``.
+        head, head_bias: of its outputs, ``[12, 2, 32]`` and ``[12, 2]``.
+    """
+
+    def __init__(self, planes: int):
+        super().__init__()
+        for name, shape in shapes(planes).items():
+            dtype = torch.int32 if name.endswith("bias") else torch.int16
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        w = dict(self.named_buffers())
+        for i in range(TRUNK_LAYERS):
+            term = (w[f"trunk_{i}"].flatten(1), HIDDEN_MAX if i else INPUT_MAX)
+            check_sums(f"trunk_{i}", term, bias=w[f"trunk_{i}_bias"])
+        check_sums(
+            "estimate",
+            (w["estimate"], HIDDEN_MAX),
+            (w["estimate_conv"].flatten(1), INPUT_MAX),
+            bias=w["estimate_bias"],
+        )
+        conv = w["conv"].flatten(2)
+        check_sums(
+            "conv",
+            (conv[:, :-1], INPUT_MAX),
+            (w["trunk_mix"], HIDDEN_MAX),
+            bias=w["conv_bias"],
+        )
+        check_sums("conv", (conv[:, -1:], INPUT_MAX), bias=torch.zeros(len(GROUPS), 1))
+        for name in ("mix", "head"):
+            check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
+
+    def trunk(self, planes: np.ndarray) -> np.ndarray:
+        """What all groups share of a picture.
+
+        Args:
+            planes: the phases of all planes, the guess first, ``[12 (planes + 1), h, w]``.
+
+        Returns:
+            hidden activations, int16, ``[48, h, w]``.
+        """
+        w = self._weights()
+        bits = INPUT_BITS + WEIGHT_BITS
+        for i in range(TRUNK_LAYERS):
+            weight, bias = w[f"trunk_{i}"], w[f"trunk_{i}_bias"]
+            padded = _padded(planes)
+            planes = np.empty((TRUNK, *planes.shape[1:]), np.int16)
+            for rows in bands(planes.shape[1]):
+                sums = F.conv2d(_band(padded, rows), weight, bias)[0]
+                planes[:, rows] = activate(sums, bits).numpy()
+            bits = _SUM_BITS
+        return planes
+
+    def improve(self, picture: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """What must be added to the guess.
+
+        Args:
+            picture: the phases of the guess, with a border of one zero, float32,
+                ``[12, h + 2, w + 2]``.
+            shared: as of :meth:`trunk`.
+
+        Returns:
+            integers with 6 fractional bits, int32, ``[12, h, w]``.
+        """
+        w = self._weights()
+        found = np.empty((12, *shared.shape[1:]), np.int32)
+        for rows in bands(shared.shape[1]):
+            sums = F.conv2d(_band(picture, rows), w["estimate_conv"], w["estimate_bias"])[0]
+            mixed = torch.einsum("oi,ihw->ohw", w["estimate"], _floats(shared[:, rows]))
+            change = ((sums + mixed) * 2.0 ** (INPUT_BITS - _SUM_BITS)).floor()
+            found[:, rows] = change.clamp(-INPUT_MAX, INPUT_MAX).numpy()
+        return found
+
+    def group(
+        self, picture: np.ndarray, shared: np.ndarray, g: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network at all values of one group.
+
+        Args:
+            picture: as of :meth:`improve`, with levels where they are decoded.
+            shared: as of :meth:`trunk`.
+            g: number of the group.
+
+        Returns:
+            what to move the guess by, 15 fractional bits, of four levels; and the
+            logarithm of the scale, less that which 0 means, 15 fractional bits; int64,
+            ``[h, w]``.
+        """
+        w = {name: weight[g] for name, weight in self._weights(of_groups=True).items()}
+        found = np.empty((2, *shared.shape[1:]), np.int64)
+        for rows in bands(shared.shape[1]):
+            sums = F.conv2d(_band(picture, rows), w["conv"])[0].flatten(1)
+            inside = _floats(shared[:, rows]).flatten(1)
+            mixed = torch.addmm(w["conv_bias"][:, None], w["trunk_mix"], inside)
+            hidden = activate(sums[:-1] + mixed, _SUM_BITS)
+            hidden = activate(
+                torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), _SUM_BITS
+            )
+            out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
+            out[0] += sums[-1].to(torch.int64)
+            found[:, rows] = out.reshape(2, -1, shared.shape[2]).numpy()
+        return found[0], found[1]
+
+    def parts(self) -> Parts:
+        """All weights."""
+        for name, weight in self.named_buffers():
+            yield name, weight.cpu().numpy()
+
+    def _weights(self, of_groups: bool = False) -> dict[str, Tensor]:
+        return {
+            name: weight.cpu().float()
+            for name, weight in self.named_buffers()
+            if of_groups != name.startswith(("trunk_0", "trunk_1", "trunk_2", "estimate"))
+        }
+
+
+def shapes(planes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a network that sees so many planes beside the guess."""
+    n = len(GROUPS)  # and as many phases of a picture
+    trunk: dict[str, tuple[int, ...]] = {}
+    for i in range(TRUNK_LAYERS):
+        inputs = TRUNK if i else n * (planes + 1)
+        trunk |= {f"trunk_{i}": (TRUNK, inputs, 3, 3), f"trunk_{i}_bias": (TRUNK,)}
+    return {
+        **trunk,
+        "estimate": (n, TRUNK),
+        "estimate_conv": (n, n, 3, 3),
+        "estimate_bias": (n,),
+        "conv": (n, HIDDEN + 1, n, 3, 3),
+        "trunk_mix": (n, HIDDEN, TRUNK),
+        "conv_bias": (n, HIDDEN),
+        "mix": (n, HIDDEN, HIDDEN),
+        "mix_bias": (n, HIDDEN),
+        "head": (n, 2, HIDDEN),
+        "head_bias": (n, 2),
+    }
+
+
+def fractional_bits(name: str) -> int:
+    """Fractional bits of a parameter."""
+    if name.endswith("bias"):
+        return INPUT_BITS + WEIGHT_BITS if name == "trunk_0_bias" else _SUM_BITS
+    return _CONV_BITS if name in ("conv", "estimate_conv") else WEIGHT_BITS
+
+
+def half_unit(name: str) -> int:
+    """What a bias has in it for sums to be rounded to the nearest."""
+    if name == "head_bias" or not name.endswith("bias"):
+        return 0
+    kept = INPUT_BITS if name == "estimate_bias" else HIDDEN_BITS
+    return 1 << (fractional_bits(name) - kept - 1)
+
+
+def channel_of(g: int) -> int:
+    """Where a group stands among the phases of a picture."""
+    channel, phase = GROUPS[g]
+    return len(_PHASES) * channel + _PHASES.index(phase)
+
+
+def phases(plane: np.ndarray) -> np.ndarray:
+    """The 2x2 phases of a plane as channels, ``[3, H, W]`` to ``[12, h, w]``, 0 outside."""
+    _, H, W = plane.shape
+    padded = np.pad(plane, ((0, 0), (0, H % 2), (0, W % 2)))
+    found = np.stack([padded[:, row::2, column::2] for row, column in _PHASES], 1)
+    return found.reshape(-1, *found.shape[2:])
+
+
+def _padded(planes: np.ndarray) -> np.ndarray:
+    return np.pad(planes, ((0, 0), (1, 1), (1, 1)))
+
+
+def _floats(planes: np.ndarray) -> Tensor:
+    return torch.from_numpy(planes.astype(np.float32))
+
+
+def _band(padded: np.ndarray, rows: slice) -> Tensor:
+    """What a 3x3 convolution sees of these rows, of planes with a border of one."""
+    return _floats(padded[:, rows.start : rows.stop + 2])[None]
+
+
+# ---- tables ----
+
+
+class LevelTables:
+    """Tables of the levels in an interval, by location and scale.
+
+    Args:
+        width: of the widest interval, with 12 fractional bits.
+    """
+
+    def __init__(self, width: int):
+        self.width, levels = width, width / (1 << POSITION_BITS)
+        self.size = (width >> POSITION_BITS) + 1
+        """Number of levels that an interval may hold."""
+        step = (math.log(levels) - LOG_SCALE_LOW) / (N_SCALES - 1)
+        scales = np.exp(LOG_SCALE_LOW + step * np.arange(N_SCALES)).astype(np.float32)
+        middle = (math.log(SCALE_AT_ZERO * levels) - LOG_SCALE_LOW) / step
+        self.to_index = np.array([2**20 / (step * (1 << _SUM_BITS)), middle * 2**20])
+        self.to_index = np.rint(self.to_index).astype(np.int64)
+        """Factor and summand that make an entry of the table of an output, times 2^20."""
+        distance = np.arange(LOCATION_POINTS * (self.size + _MARGIN))
+        half = LOCATION_POINTS // 2
+        p = np.stack(
+            [
+                logistic_cdf((half - distance) / (LOCATION_POINTS * s))
+                - logistic_cdf((-half - distance) / (LOCATION_POINTS * s))
+                for s in scales.astype(np.float64)
+            ]
+        )
+        self.rows = np.maximum(np.rint(p / p[:, :1] * _PEAK), 1.0)
+        """For each scale, 2^20 times the probability of a level, of the likeliest's, by
+        its distance from the location in 1/32."""
+
+    def indexes(self, log_scales: np.ndarray) -> np.ndarray:
+        """Entries of the scale table for outputs of the network."""
+        factor, summand = self.to_index
+        found = rounded_shift(log_scales * factor + summand, 20)
+        return found.clip(0, N_SCALES - 1)
+
+    def weights(
+        self,
+        locations: np.ndarray,
+        indexes: np.ndarray,
+        first: np.ndarray,
+        last: np.ndarray,
+    ) -> np.ndarray:
+        """Tables as of :mod:`..tables`.
+
+        Args:
+            locations: in 1/32 level, ``[m]``.
+            indexes: entries of the scale table, ``[m]``.
+            first: the level of each table's first column, ``[m]``.
+            last: the last level of its interval, ``[m]``.
+
+        Returns:
+            integers that sum to 2^24 less the number of columns, ``[m, n]``, float64.
+        """
+        levels = first[:, None] + np.arange(self.size)
+        distance = np.abs(LOCATION_POINTS * levels - locations[:, None])
+        distance = np.minimum(distance, self.rows.shape[1] - 1)
+        p = self.rows[indexes[:, None], distance] * (levels <= last[:, None])
+        sums = np.cumsum(p, 1)  # all below 2^24, products below 2^48: exact
+        total = float((1 << PRECISION) - self.size)
+        edges = np.floor(sums * total / sums[:, -1:])
+        return np.diff(edges, axis=1, prepend=0.0)
+
+
+# ---- the prior ----
+
+
+class ContextPixels(PixelPrior):
+    """Codes levels, each known to be in an interval, group after group.
+
+    A family of models says what is :class:`Known`; see :class:`.IntervalPixels`.
+
+    Args:
+        network: what tells where levels are.
+
+    Attributes:
+        width: width of the widest interval, with 12 fractional bits, ``[1]``, or empty
+            before :meth:`build`.
+    """
+
+    width: Tensor
+
+    def __init__(self, network: PixelNetwork):
+        super().__init__()
+        self.network = network
+        self.register_buffer("width", torch.empty(0, dtype=torch.int64))
+        self._tables: LevelTables | None = None
+
+    @property
+    def has_tables(self) -> bool:
+        return bool(self.width.numel())
+
+    def build(self, width: int) -> None:
+        """Build the tables for intervals of such a width at most."""
+        self.width = torch.tensor([width], device=self.width.device)
+        self._tables = None
+
+    @property
+    def tables(self) -> LevelTables:
+        """The tables.
+
+        Raises:
+            ValueError: they were not built.
+        """
+        if not self.has_tables:
+            raise ValueError("there are no tables of pixels yet: call update() first")
+        if self._tables is None:
+            self._tables = LevelTables(int(self.width))
+        return self._tables
+
+    def parts(self) -> Parts:
+        yield "table", self.tables.rows.astype(np.int64)
+        yield "to_index", self.tables.to_index
+        yield from within("context", self.network.parts())
+
+    def encode_known(
+        self, encoder: StreamEncoder, levels: np.ndarray, known: Known
+    ) -> None:
+        """Code the levels of one picture, ``[3, H, W]``, into a stream.
+
+        Raises:
+            ValueError: a level is outside of its interval.
+        """
+        if (levels < known.first).any() or (levels > known.last).any():
+            raise ValueError("a level is outside of the interval that it must be in")
+        walk = _Walk(self.network, self.tables, known)
+        for g in range(len(GROUPS)):
+            x = group(levels, g).astype(np.int64)
+            for at, first, weights in walk.group(g):
+                encoder.encode(x.reshape(-1)[at] - first, weights)
+            walk.reveal(g, x)
+
+    def decode_known(
+        self, decoder: StreamDecoder, known: Known, estimate: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """Inverse of :meth:`encode_known`: levels, uint8.
+
+        Where the stream ends early, levels are the nearest to the estimate that their
+        interval has.
+        """
+        walk = _Walk(self.network, self.tables, known)
+        levels = np.zeros(known.low.shape, np.uint8)
+        is_there = np.zeros(known.low.shape, bool)
+        for g in range(len(GROUPS)):
+            x = np.zeros(group(levels, g).shape, np.int64)
+            count = 0
+            for at, first, weights in walk.group(g):
+                columns = decoder.decode(weights)
+                n = len(columns)
+                x.reshape(-1)[at][:n] = first[:n] + columns
+                count += n
+            # of damaged data they may be outside
+            x = np.minimum(x, group(known.last, g))
+            group(levels, g)[...] = x
+            group(is_there, g)[...] = np.arange(x.size).reshape(x.shape) < count
+            if count < x.size:
+                break
+            walk.reveal(g, x)
+        if not is_there.all():
+            guess = np.rint(estimate()).astype(np.int64).clip(known.first, known.last)
+            levels = np.where(is_there, levels, guess).astype(np.uint8)
+        return levels
+
+    def likelihoods(self, levels: np.ndarray, known: Known) -> np.ndarray:
+        """What their tables give to the levels of one picture, ``[3, H, W]``, float64."""
+        walk = _Walk(self.network, self.tables, known)
+        found = np.empty(levels.shape)
+        for g in range(len(GROUPS)):
+            x, p = group(levels, g).astype(np.int64), np.empty(group(levels, g).shape)
+            for at, first, weights in walk.group(g):
+                column = (x.reshape(-1)[at] - first)[:, None]
+                p.reshape(-1)[at] = np.take_along_axis(weights, column, 1)[:, 0] + 1
+            group(found, g)[...] = p / (1 << PRECISION)
+            walk.reveal(g, x)
+        return found
+
+
+class _Walk:
+    """Goes through the groups of one picture."""
+
+    def __init__(self, network: PixelNetwork, tables: LevelTables, known: Known):
+        self.network, self.tables = network, tables
+        self.first, self.last = known.first, known.last
+        # in units of the network's inputs
+        shift = POSITION_BITS + 1 - (_UNIT.bit_length() - 1)
+        middle = rounded_shift(known.low + known.high, shift)
+        self._mean = _phases_of_mean(middle)
+        guess = phases(middle) - self._mean
+        planes = [guess, *map(phases, known.planes)]
+        inputs = np.concatenate(planes).clip(-INPUT_MAX, INPUT_MAX).astype(np.int16)
+        with exact_floats():
+            self._shared = network.trunk(inputs)
+            self._picture = _padded(inputs[:12]).astype(np.float32)
+            change = network.improve(self._picture, self._shared)
+        inside = self._picture[:, 1:-1, 1:-1]
+        outside = phases(np.ones(middle.shape, bool)) == 0
+        change[outside] = 0
+        inside += change
+        np.clip(inside, -INPUT_MAX, INPUT_MAX, out=inside)
+        self._inside = inside
+        self._guess = phases(middle) + change
+
+    def group(self, g: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Tables of a group: which values, their first levels, and their tables."""
+        first, last = group(self.first, g), group(self.last, g)
+        if not first.size:
+            return
+        with exact_floats():
+            move, log_scales = self.network.group(self._picture, self._shared, g)
+        here = tuple(slice(side) for side in first.shape)
+        guess = self._guess[channel_of(g)][here] * (LOCATION_POINTS // _UNIT)
+        per_level = _SUM_BITS - (4 * LOCATION_POINTS).bit_length() + 1
+        locations = (guess + rounded_shift(move[here], per_level)).reshape(-1)
+        indexes = self.tables.indexes(log_scales[here]).reshape(-1)
+        first, last = first.reshape(-1), last.reshape(-1)
+        for at in TabledEntropyModel.chunks(0, len(first), self.tables.size):
+            weights = self.tables.weights(locations[at], indexes[at], first[at], last[at])
+            yield at, first[at], weights
+
+    def reveal(self, g: int, levels: np.ndarray) -> None:
+        """Take note of the levels of a group."""
+        channel, (h, w) = channel_of(g), levels.shape
+        value = _UNIT * levels - self._mean[channel, :h, :w]
+        self._inside[channel, :h, :w] = value.clip(-INPUT_MAX, INPUT_MAX)
+
+
+def _phases_of_mean(plane: np.ndarray) -> np.ndarray:
+    """The mean of the square around every value, edges repeated, rounded; its phases."""
+    n, area = _SMOOTH, _SMOOTH * _SMOOTH
+    found = np.pad(plane, ((0, 0), (n // 2, n // 2), (n // 2, n // 2)), "edge")
+    found = np.pad(np.cumsum(found, 1), ((0, 0), (1, 0), (0, 0)))
+    found = found[:, n:] - found[:, :-n]
+    found = np.pad(np.cumsum(found, 2), ((0, 0), (0, 0), (1, 0)))
+    found = found[:, :, n:] - found[:, :, :-n]
+    return phases((2 * found + area) // (2 * area))

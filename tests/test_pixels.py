@@ -1,0 +1,459 @@
+"""The context prior of pixels: intervals that hold, integers everywhere, exact codes."""
+
+import itertools
+import math
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compressai.zoo import image_models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from compressai_uqdm import UQDM, UQDMConfig
+from compressai_uqdm.codec.coders import Encoder
+from compressai_uqdm.codec.latent import Latent
+from compressai_uqdm.codec.streaming import PictureDecoder
+from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.diffusion import DiffusionConfig, NoiseSchedule, levels_to_x
+from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
+from compressai_uqdm.entropy_models.contexts import Contexts, read_contexts, save_contexts
+from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.entropy_models.latents.context import ContextPrior
+from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.entropy_models.lattice import LatticePoints, from_lattice
+from compressai_uqdm.entropy_models.pixels.context import (
+    ContextPixels,
+    Known,
+    LevelTables,
+    PixelNetwork,
+)
+from compressai_uqdm.entropy_models.pixels.interval import (
+    IntervalPixels,
+    coefficients,
+    positions,
+)
+from compressai_uqdm.entropy_models.randomness import dither, prior_sample, z_1_points
+from compressai_uqdm.training.pixels import FloatPixels, PixelData
+from compressai_uqdm.zoo import RECIPES
+
+WIDTH = 38384  # of uqdm-tiny's intervals
+TINY = UNetConfig(embedding_dim=8, norm_groups=2)
+
+
+def random_network(seed: int, largest: int, planes: int = 3) -> PixelNetwork:
+    generator = torch.Generator().manual_seed(seed)
+    network = PixelNetwork(planes)
+    for name, buffer in network.named_buffers():
+        top = largest * 60 if name.endswith("bias") else largest
+        buffer.copy_(torch.randint(-top, top + 1, buffer.shape, generator=generator))
+    network.check()
+    return network
+
+
+def random_known(seed: int, size: tuple[int, int], planes: int = 3) -> Known:
+    rng = np.random.default_rng(seed)
+    shape = (3, *size)
+    v = rng.integers(-4 * 4096, 259 * 4096, shape)
+    low = (v - rng.integers(4096, WIDTH // 2, shape)).clip(-2048, 255 * 4096)
+    high = (v + rng.integers(4096, WIDTH // 2, shape)).clip(0, 255 * 4096 + 2048)
+    return Known(low, high, tuple(rng.integers(-300, 300, (planes, *shape))))
+
+
+# ---- in integers, once more ----
+
+
+class InIntegers:
+    """What docs/format.md says, value by value, in NumPy's int64."""
+
+    def __init__(self, network: PixelNetwork, known: Known):
+        self.w = {n: b.numpy().astype(np.int64) for n, b in network.named_buffers()}
+        self.first = -(-known.low // 4096)
+        self.last = np.maximum(known.high // 4096, self.first)
+        _, H, W = known.low.shape
+        self.inside = self.split(np.ones((3, H, W), np.int64))
+        mid = (known.low + known.high + 256) >> 9
+        base = np.zeros_like(mid)
+        for c, y, x in np.ndindex(*mid.shape):
+            rows, columns = np.arange(y - 2, y + 3), np.arange(x - 2, x + 3)
+            square = mid[c][rows.clip(0, H - 1)][:, columns.clip(0, W - 1)]
+            base[c, y, x] = (2 * square.sum() + 25) // 50
+        self.mid, self.base = self.split(mid), self.split(base)
+        self.q = self.split((mid - base).clip(-1023, 1023))
+        planes = [self.q, *(self.split(p.clip(-1023, 1023)) for p in known.planes)]
+        r = np.concatenate(planes)
+        for i, shift in enumerate((7, 8, 8)):
+            sums = self.conv(r, self.w[f"trunk_{i}"]) + self.bias(f"trunk_{i}_bias")
+            r = (sums >> shift).clip(0, 1023)
+        self.r = r
+        sums = self.conv(self.q, self.w["estimate_conv"]) + self.bias("estimate_bias")
+        sums += np.tensordot(self.w["estimate"], r, 1)
+        change = (sums >> 9).clip(-1023, 1023) * self.inside
+        self.q = (self.q + change).clip(-1023, 1023)
+        self.mid = self.mid + change
+
+    @staticmethod
+    def split(plane: np.ndarray) -> np.ndarray:
+        _, H, W = plane.shape
+        found = np.zeros((12, (H + 1) // 2, (W + 1) // 2), np.int64)
+        for c, y, x in np.ndindex(*plane.shape):
+            found[4 * c + 2 * (y % 2) + x % 2, y // 2, x // 2] = plane[c, y, x]
+        return found
+
+    @staticmethod
+    def conv(planes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        _, h, w = planes.shape
+        padded = np.pad(planes, ((0, 0), (1, 1), (1, 1)))
+        found = np.zeros((len(weight), h, w), np.int64)
+        for dy, dx in itertools.product(range(3), range(3)):
+            seen = padded[:, dy : dy + h, dx : dx + w]
+            found += np.tensordot(weight[:, :, dy, dx], seen, 1)
+        return found
+
+    def bias(self, name: str, g: int | None = None) -> np.ndarray:
+        bias = self.w[name] if g is None else self.w[name][g]
+        return bias[:, None, None]
+
+    def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        """Locations, and outputs for the scale, of a group."""
+        a = self.conv(self.q, self.w["conv"][g])
+        h = a[:-1] + np.tensordot(self.w["trunk_mix"][g], self.r, 1)
+        h = (h + self.bias("conv_bias", g) >> 8).clip(0, 1023)
+        h = np.tensordot(self.w["mix"][g], h, 1) + self.bias("mix_bias", g)
+        h = (h >> 8).clip(0, 1023)
+        u = np.tensordot(self.w["head"][g], h, 1) + self.bias("head_bias", g)
+        mid = self.mid[self.channel(g)]
+        return 2 * mid + ((u[0] + a[-1] + 128) >> 8), u[1]
+
+    def reveal(self, g: int, levels: np.ndarray) -> None:
+        h, w = levels.shape
+        base = self.base[self.channel(g), :h, :w]
+        self.q[self.channel(g), :h, :w] = (16 * levels - base).clip(-1023, 1023)
+
+    @staticmethod
+    def channel(g: int) -> int:
+        c, (row, column) = GROUPS[g]
+        return 4 * c + 2 * row + column
+
+
+def tables_of(network: PixelNetwork, known: Known, levels: np.ndarray) -> list[np.ndarray]:
+    """The tables of all groups, as of the format."""
+    walk, tables = InIntegers(network, known), LevelTables(WIDTH)
+    factor, summand = tables.to_index.tolist()
+    found = []
+    for g in range(12):
+        x, first = group(levels, g), group(walk.first, g)
+        last = group(walk.last, g)
+        h, w = x.shape
+        location, log_scale = (out[:h, :w] for out in walk.prior(g))
+        index = ((log_scale * factor + summand + (1 << 19)) >> 20).clip(0, 63)
+        weights = np.zeros((*x.shape, tables.size), np.int64)
+        for y, z in np.ndindex(*x.shape):
+            p = []
+            for level in range(first[y, z], first[y, z] + tables.size):
+                away = abs(32 * level - int(location[y, z]))
+                row = tables.rows[index[y, z]]
+                p.append(int(row[min(away, len(row) - 1)]) * (level <= last[y, z]))
+            edges = [0]
+            for total in itertools.accumulate(p):
+                edges.append(total * ((1 << 24) - tables.size) // sum(p))
+            weights[y, z] = np.diff(edges)
+        found.append(weights)
+        walk.reveal(g, x)
+    return found
+
+
+@pytest.mark.parametrize("largest", [3, 20])
+@pytest.mark.parametrize("size", [(7, 10), (1, 1)], ids=str)
+def test_floats_compute_the_integers(
+    largest: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any bands and threads, also where less than single precision is allowed."""
+    network, known = random_network(0, largest), random_known(0, size)
+    prior = ContextPixels(network)
+    prior.build(WIDTH)
+    levels = np.minimum(known.first + 1, known.last)
+    expected = np.empty(levels.shape)
+    for g, weights in enumerate(tables_of(network, known, levels)):
+        column = (group(levels, g) - group(known.first, g))[..., None]
+        p = np.take_along_axis(weights, column, 2)[..., 0] + 1
+        group(expected, g)[...] = p / 2**24
+    assert (prior.likelihoods(levels, known) == expected).all()
+    monkeypatch.setattr("compressai_uqdm.entropy_models.integer._BAND", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.autocast("cpu"), torch.backends.mkldnn.flags(enabled=False):
+            assert (prior.likelihoods(levels, known) == expected).all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_weights_whose_sums_could_round_are_refused(tmp_path: Path) -> None:
+    contexts = Contexts([ContextPrior()], random_network(0, 3))
+    save_contexts(tmp_path / "c.npz", contexts)
+    again = read_contexts(tmp_path / "c.npz")
+    assert len(again.latents) == 1
+    assert torch.equal(again.pixels.conv, contexts.pixels.conv)
+    for name in ("trunk_0", "trunk_2", "estimate_conv", "conv", "mix", "head"):
+        network = random_network(0, 3)
+        getattr(network, name)[:] = 2000
+        expected = "estimate" if name == "estimate_conv" else name
+        with pytest.raises(ValueError, match=f"'{expected}' are too large"):
+            network.check()
+        save_contexts(tmp_path / "c.npz", Contexts([], network))
+        with pytest.raises(ValueError, match="c.npz.*too large"):
+            read_contexts(tmp_path / "c.npz")
+    np.savez(tmp_path / "c.npz", **{"0.conv": np.zeros(3)})
+    with pytest.raises(ValueError, match="missing. Make it with"):
+        read_contexts(tmp_path / "c.npz")
+
+
+# ---- tables ----
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    location=st.integers(-300, 9000) | st.integers(-(1 << 20), 1 << 20),
+    index=st.integers(0, 63),
+    first=st.integers(0, 255),
+    length=st.integers(0, 9),
+)
+def test_every_level_of_an_interval_has_a_code(
+    location: int, index: int, first: int, length: int
+) -> None:
+    tables = LevelTables(WIDTH)
+    last = min(first + length, 255)
+    arrays = (np.array([n]) for n in (location, index, first, last))
+    (weights,) = tables.weights(*arrays)
+    assert weights.sum() == 2**24 - tables.size
+    assert (weights == np.rint(weights)).all() and (weights >= 0).all()
+    assert (weights[last - first + 1 :] == 0).all()
+    if 32 * first <= location <= 32 * last:  # near there is most of the mass
+        nearest = round(location / 32) - first
+        assert weights[nearest] == weights.max()
+
+
+def test_tables_are_those_of_a_logistic() -> None:
+    tables = LevelTables(WIDTH)
+    levels = np.arange(tables.size)
+    for index in (10, 40):
+        scale = math.exp(-3 + index * (math.log(WIDTH / 4096) + 3) / 63)
+        (weights,) = tables.weights(*(np.array([n]) for n in (150, index, 0, 9)))
+        x = torch.tensor((levels - 150 / 32) / scale, dtype=torch.float64)
+        p = torch.sigmoid(x + 0.5 / scale) - torch.sigmoid(x - 0.5 / scale)
+        expected = (p / p.sum()).numpy()
+        # every level has 2^-20 of the likeliest's at least
+        assert np.abs(weights / 2**24 - expected).max() < tables.size * 2.0**-20
+
+
+# ---- coding ----
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (7, 12), (33, 20)], ids=str)
+def test_any_network_codes_exactly(size: tuple[int, int]) -> None:
+    """Even one that knows nothing of images, and with other planes than UQDM's."""
+    for planes in (0, 2):
+        known = random_known(1, size, planes)
+        prior = ContextPixels(random_network(2, 25, planes))
+        prior.build(WIDTH)
+        rng = np.random.default_rng(0)
+        levels = rng.integers(known.first, known.last + 1)
+        encoder = StreamEncoder()
+        prior.encode_known(encoder, levels, known)
+        encoder.end_stage(levels)
+        decoder = StreamDecoder(encoder.segments())
+        found = prior.decode_known(decoder, known, pytest.fail)
+        assert (found == levels).all()
+        decoder.end_stage(found)
+        bits = -np.log2(prior.likelihoods(levels, known)).sum()
+        assert 8 * len(encoder.segments()[0]) < bits * 1.001 + 100
+
+
+def test_a_level_outside_is_an_error() -> None:
+    known = random_known(0, (4, 4))
+    prior = ContextPixels(PixelNetwork(3))
+    with pytest.raises(ValueError, match=r"update\(\)"):
+        prior.likelihoods(known.first, known)
+    prior.build(WIDTH)
+    levels = known.first.copy()
+    levels[1, 2, 3] = known.last[1, 2, 3] + 1
+    with pytest.raises(ValueError, match="outside of the interval"):
+        prior.encode_known(StreamEncoder(), levels, known)
+
+
+def test_a_group_sees_only_what_was_decoded() -> None:
+    known = random_known(3, (8, 9))
+    prior = ContextPixels(random_network(3, 25))
+    prior.build(WIDTH)
+    levels = known.first.copy()
+    before = prior.likelihoods(levels, known)
+    for g in range(12):
+        changed = levels.copy()
+        group(changed, g)[...] = group(known.last, g)
+        after = prior.likelihoods(changed, known)
+        same = [(group(before, i) == group(after, i)).all() for i in range(12)]
+        assert all(same[:g]) and (g == 11 or not all(same[g + 1 :]))
+
+
+# ---- intervals ----
+
+SCHEDULES = (
+    DiffusionConfig(),
+    DiffusionConfig(gamma_min=-13.3, gamma_max=5.0),
+    DiffusionConfig(n_timesteps=2, noise_schedule="fixed_linear"),
+    DiffusionConfig(n_timesteps=7),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    config=st.sampled_from(SCHEDULES),
+    stages=st.integers(1, 6),
+    spread=st.sampled_from([0.0, 0.3, 30.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_level_is_always_inside_its_interval(
+    seed: int, config: DiffusionConfig, stages: int, spread: float, dtype: torch.dtype
+) -> None:
+    """Whatever the network says, in either precision of latents."""
+    stages = min(stages, config.n_timesteps - 1)
+    steps = NoiseSchedule(config).steps()[:stages]
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, 16, 16)
+    levels = torch.randint(0, 256, shape, generator=generator)
+    levels[:, :2], levels[:, 2:4] = 0, 255
+    x = levels_to_x(levels, torch.float64)
+    z = prior_sample(seed, shape).to(dtype)
+    points = [z_1_points(z[None])]
+    with torch.no_grad():
+        for i, step in enumerate(steps):
+            u = dither(seed, i, shape)
+            y = step.mean(z.double(), x) / step.delta
+            # anything that a network could have said
+            said = y + spread * torch.randn(shape, generator=generator).double()
+            Z = UniformNoiseConditional().quantize_universally(y, said.to(dtype), u)
+            points.append(LatticePoints(Z[None], u, step.delta.item()))
+            z = step.delta * from_lattice(Z, u, dtype)
+        rows = coefficients(steps)
+    for row, z_t, z_s in zip(rows, points, points[1:]):
+        v = positions(row, z_s, z_t)
+        error = np.abs(v - 4096 * levels.numpy())
+        assert (error <= row[2]).all()
+        # and the interval is hardly longer than it must be
+        assert error.max() > 0.9 * row[2]
+
+
+def test_levels_lie_in_the_intervals_of_pictures(squares: np.ndarray) -> None:
+    net = image_models["uqdm-nano-ctx"](4, pretrained=True)
+    prior = net.pixel_prior
+    assert isinstance(prior, IntervalPixels)
+    lengths = []
+    for dtype in (torch.float32, torch.float16):
+        net.to(dtype)
+        for seed, square in enumerate(squares[:2]):
+            levels = torch.from_numpy(square).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                *_, latent = net.walk(Encoder(levels, seed, False), 3)
+            known = prior.known(latent.sent)
+            x = levels[0].numpy()
+            assert (known.first <= x).all() and (x <= known.last).all()
+            lengths.append((known.last - known.first).max())
+    assert max(lengths) < prior.tables.size
+
+
+def test_configurations_that_do_not_fit() -> None:
+    UQDMConfig(pixel_prior="context", latent_stages=2)
+    for values in (
+        {"latent_stages": 3},
+        {"pixel_prior": "context"},
+        {"pixel_prior": "context", "latent_stages": 4},
+        {"latent_stages": 5},
+    ):
+        with pytest.raises(ValueError, match="needs .* latent stages of n_timesteps 4"):
+            UQDMConfig(**values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="latent_stages must be a positive integer"):
+        UQDMConfig(latent_stages=0)
+
+
+def test_other_numbers_of_stages() -> None:
+    """Two latent stages of five, with networks that learned nothing."""
+    torch.manual_seed(0)
+    config = UQDMConfig(network=TINY, n_timesteps=5, pixel_prior="context", latent_stages=2)
+    net = UQDM(config).eval()
+    net.update()
+    assert net.n_stages == net.quality == 3
+    x = torch.randint(0, 256, (2, 3, 9, 12)) / 255
+    out = net.compress(x)
+    assert len(out["strings"]) == 3
+    assert torch.equal(net.decompress(**out)["x_hat"], x)
+    again = UQDM.from_state_dict(net.state_dict())
+    assert again.compress(x)["strings"] == out["strings"]
+    assert list(net(x)["likelihoods"]) == ["stage_1", "stage_2", "pixels"]
+    net.train()
+    assert torch.equal(net(x)["x_hat"], x)
+
+
+# ---- cut short ----
+
+
+def psnr(levels: torch.Tensor, known: Latent, net: UQDM) -> float:
+    error = net.reconstruct(known, "denoise", 0).double() - levels
+    mse = float(error.square().mean())
+    return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+
+def test_more_of_the_last_stage_is_never_worse(photograph: Image.Image) -> None:
+    net = image_models["uqdm-nano-ctx"](4, pretrained=True)
+    image = np.asarray(photograph.crop((100, 80, 164, 120)))
+    levels = torch.tensor(image).permute(2, 0, 1)[None]
+    strings = [s[0] for s in net.compress(levels.float() / 255)["strings"]]
+    decoder = PictureDecoder(net, (40, 64), 0)
+    for string in strings[:3]:
+        decoder.append(string)
+    qualities = [psnr(levels, decoder.latent, net)]
+    last = strings[3]
+    for n in range(0, len(last), len(last) // 40):
+        qualities.append(psnr(levels, decoder.look(last[:n]), net))
+    decoder.append(last)
+    qualities.append(psnr(levels, decoder.latent, net))
+    assert all(b >= a - 1e-9 for a, b in itertools.pairwise(qualities))
+    assert qualities[-1] == math.inf and qualities[-6] > qualities[0] + 6
+
+
+# ---- fitting ----
+
+
+def test_rounding_costs_little(squares: np.ndarray) -> None:
+    """The network as it is trained against its integers, in bits of the same levels."""
+    torch.manual_seed(0)
+    steps = NoiseSchedule(DiffusionConfig()).steps()[:1]
+    rows = coefficients(steps)
+    rows[0, 2] = WIDTH // 2
+    floats = FloatPixels(rows)
+    floats.from_integers(read_contexts(RECIPES["uqdm-tiny-ctx"].contexts).pixels)
+    prior = ContextPixels(floats.to_integers())
+    prior.build(WIDTH)
+    levels = torch.from_numpy(squares[:2]).permute(0, 3, 1, 2).contiguous()
+    noise = torch.rand(levels.shape) - 0.5
+    x_hat = (levels + torch.randn(levels.shape)).mul(16).round() / 16
+    data = PixelData(
+        levels, torch.empty(2, 0, *levels.shape[1:]), x_hat, torch.full(levels.shape, -1.0)
+    )
+    bits = floats(data, noise).sum().item()
+    half = WIDTH // 2
+    v = (4096 * (levels + floats.width / (1 + 2 / 4096) * noise).double()).round().numpy()
+    v, total = v.astype(np.int64), 0.0
+    low, high = (v - half).clip(-2048, 255 * 4096), (v + half).clip(0, 255 * 4096 + 2048)
+    for b in range(2):
+        error = ((low[b] + high[b] + 256 >> 9) - (16 * x_hat[b].numpy()).astype(int)) >> 1
+        share = np.rint((high[b] - low[b]) * 128 / (WIDTH / 2) / 2).astype(int) - 128
+        planes = (error.clip(-256, 256), np.full(v[b].shape, -32), share)
+        known = Known(low[b], high[b], planes)
+        total -= np.log2(prior.likelihoods(levels[b].numpy(), known)).sum()
+    assert total == pytest.approx(bits, rel=4e-3)
