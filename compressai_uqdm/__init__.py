@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from .files.encoding import save as save
     from .models import UQDM as UQDM
     from .models import VDM as VDM
+    from .models import CosineConfig as CosineConfig
+    from .models import CosineUQDM as CosineUQDM
     from .models import UQDMConfig as UQDMConfig
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CosineConfig": ".models",
+    "CosineUQDM": ".models",
     "DamagedFileError": ".errors",
     "DamagedStringError": ".errors",
     "NotYetError": ".files.decoding",

@@ -603,9 +603,8 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument(
         "--arithmetic",
         choices=("float64", "float32"),
-        default="float64",
-        help="float64 (default) decodes with other threads and kernels; float32 is "
-        "faster, and decodes on this machine with the same settings",
+        help="of the published models: float64 (default) decodes with other threads and "
+        "kernels; float32 is faster, and decodes on this machine with the same settings",
     )
     part.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     add_network(part, "a model of the zoo, or the path of a checkpoint")

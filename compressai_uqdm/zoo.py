@@ -24,9 +24,10 @@ from huggingface_hub.utils import (
 
 from . import datasets as datasets
 from . import losses as losses
+from .models.base import ProgressiveModel
 from .models.checkpoint import allow_published_files
 from .models.config import GAUSSIAN, PUBLISHED, UQDMConfig
-from .models.diffusion_model import DiffusionModel
+from .models.cosine import CosineConfig, CosineUQDM
 from .models.uqdm import UQDM
 from .models.vdm import VDM
 
@@ -53,13 +54,13 @@ class Recipe:
     """
 
     name: str
-    cls: type[DiffusionModel]
-    config: UQDMConfig
+    cls: type[ProgressiveModel[Any]]
+    config: UQDMConfig | CosineConfig
     weights: Path | str | None = None
     contexts: Path | None = None
     digest: str | None = None
 
-    def load(self, progress: bool = True, **kwargs: Any) -> DiffusionModel:
+    def load(self, progress: bool = True, **kwargs: Any) -> ProgressiveModel[Any]:
         """The model with its weights, ready to code.
 
         Raises:
@@ -82,7 +83,7 @@ class Recipe:
         """Itself: CompressAI's update_model calls what is no class, to get one."""
         return self
 
-    def from_state_dict(self, state_dict: Mapping[str, Any]) -> DiffusionModel:
+    def from_state_dict(self, state_dict: Mapping[str, Any]) -> ProgressiveModel[Any]:
         """A model with weights from elsewhere, and the contexts of this name.
 
         CompressAI's tools call it on a checkpoint that is given with a name.
@@ -94,6 +95,7 @@ class Recipe:
 
 
 def _with_contexts(recipe: Recipe, contexts: Path) -> Recipe:
+    assert isinstance(recipe.config, UQDMConfig)
     config = replace(
         recipe.config, latent_prior="context", pixel_prior="context", latent_stages=3
     )
@@ -122,6 +124,7 @@ _recipes = [
     *(Recipe(name, VDM, config) for name, config in GAUSSIAN.items()),
     _nano,
     _with_contexts(_nano, ASSETS / "uqdm-nano/contexts.npz"),
+    Recipe("uqdm-photo", CosineUQDM, CosineConfig(), ASSETS / "uqdm-photo/weights.npz"),
 ]
 
 RECIPES = {recipe.name: recipe for recipe in _recipes}
@@ -135,16 +138,18 @@ def load_model(
     pretrained: bool = False,
     progress: bool = True,
     **kwargs: Any,
-) -> DiffusionModel:
+) -> ProgressiveModel[Any]:
     """A model of the zoo.
 
     Args:
         name: ``"uqdm-nano"``, which comes with the package, or ``"uqdm-tiny"``,
             ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, as published; one of
             these with ``"-ctx"``, the same weights with the context prior; or one of the
-            published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion.
+            published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion;
+            or ``"uqdm-photo"``, ours in a cosine basis, in the package too.
         quality: number of stages to code, 1 (coarsest) to 5 (lossless); with ``"-ctx"``,
-            to 4; of a ``vdm``, to 21, or its ``n_timesteps`` and one more.
+            to 4; of ``"uqdm-photo"`` to 3; of a ``vdm``, to 21, or its ``n_timesteps``
+            and one more.
         metric: ``"mse"``; there are no weights for another.
         pretrained: whether to load weights (of those published, their average over
             training).
@@ -242,7 +247,7 @@ def _register() -> None:
     """Append our models to CompressAI's, so that the ids of its own stay."""
     allow_published_files()
     for name, recipe in RECIPES.items():
-        entry: Callable[..., DiffusionModel] = functools.partial(load_model, name)
+        entry: Callable[..., ProgressiveModel[Any]] = functools.partial(load_model, name)
         functools.update_wrapper(entry, load_model)
         compressai_zoo.image_models[name] = entry
         compressai_zoo.models[name] = entry

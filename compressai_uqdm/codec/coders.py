@@ -16,15 +16,21 @@ import torch
 
 from torch import Tensor
 
+from ..basis import POSITION_BITS
 from ..diffusion import levels_to_x
 from ..entropy_models.coder import StreamDecoder, StreamEncoder
 from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
-from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
+from ..entropy_models.latents.uniform_noise import UNKNOWN, UniformNoiseConditional
 from ..entropy_models.lattice import from_lattice
 from ..entropy_models.pixels.base import PixelPrior
+from ..entropy_models.pixels.softmax import PixelConditional
+from ..entropy_models.tables import PRECISION
 from .latent import Latent
 
 __all__ = ["Coder", "Decoder", "Encoder", "Estimator", "split_string"]
+
+COSINE_SHARPNESS = 0.125
+"""Of the pixels after the last stage in the cosine basis."""
 
 CUT_NOISE = 0.75
 """Share of their dither that values of the first stage take where it is cut. There the
@@ -52,8 +58,45 @@ class Coder:
         seed: of the dither.
     """
 
+    levels: Tensor | None = None
+    """The images, 0..255, ``[B, 3, H, W]``, where they are there."""
+
     def __init__(self, shape: Sequence[int], seed: int):
         self.shape, self.seed = torch.Size(shape), seed
+
+    def code_cells(
+        self,
+        prior: UniformNoiseConditional,
+        k: np.ndarray | None,
+        indexes: np.ndarray,
+        j: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols k of a prior's tables (indexes, j), each ``[m]``, in the cosine basis.
+
+        Args:
+            prior: of the stage.
+            k: the symbols, or None where they are to be read.
+            indexes: entries of the scale table.
+            j: offsets of the locations, -16..15.
+
+        Returns:
+            the symbols, and which of them are there: a stream may end early.
+        """
+        raise NotImplementedError
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols r, ``[m]``, by a table of weights for each, ``[m, n]``; likewise."""
+        raise NotImplementedError
+
+    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
+        """The levels of the pixels, ``[B, 3, H, W]``, given where they are expected."""
+        raise NotImplementedError
+
+    def end_stage(self, stages: int, values: np.ndarray) -> None:
+        """So many stages end, with these values, int, ``[B, ...]``."""
+        raise NotImplementedError
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
@@ -77,6 +120,8 @@ class Encoder(Coder):
     Attributes:
         stream: what is written.
     """
+
+    levels: Tensor
 
     def __init__(self, levels: Tensor, seed: int, guarded: bool):
         super().__init__(levels.shape, seed)
@@ -105,6 +150,33 @@ class Encoder(Coder):
         self.stream.end_stage(levels)
         self._listed.append(b"")  # nothing was rounded
         return self.levels
+
+    def code_cells(
+        self,
+        prior: UniformNoiseConditional,
+        k: np.ndarray | None,
+        indexes: np.ndarray,
+        j: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert k is not None
+        prior.encode_symbols(self.stream, k, indexes, j)
+        return k, np.ones(len(k), bool)
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert r is not None
+        self.stream.encode(r, weights)
+        return r, np.ones(len(r), bool)
+
+    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
+        levels = self.levels[0].cpu().numpy().astype(np.uint8)
+        prior.encode_at(self.stream, levels, positions[0])
+        return self.levels
+
+    def end_stage(self, stages: int, values: np.ndarray) -> None:
+        self.stream.end_stage(values[0])
+        self._listed.append(b"")
 
     def strings(self) -> list[bytes]:
         """One for each stage so far: its list, then its segment of the stream."""
@@ -158,6 +230,30 @@ class Decoder(Coder):
         self.stream.end_stage(Z.cpu().numpy())
         return Coded(Z[None], M[None], prior.scale_table[indexes.long()][None])
 
+    def code_cells(
+        self,
+        prior: UniformNoiseConditional,
+        k: np.ndarray | None,
+        indexes: np.ndarray,
+        j: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        k = prior.decode_symbols(self.stream, indexes, j)
+        there = k != UNKNOWN
+        return np.where(there, k, 0), there
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        r = self.stream.decode(weights)
+        there = np.arange(len(weights)) < len(r)
+        return np.pad(r, (0, len(weights) - len(r))), there
+
+    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
+        return torch.from_numpy(prior.decode_at(self.stream, positions[0]))[None]
+
+    def end_stage(self, stages: int, values: np.ndarray) -> None:
+        self.stream.end_stage(values[0])
+
     def pixels(self, prior: PixelPrior, latent: Latent) -> Tensor:
         assert latent.sent
         levels = prior.decode(
@@ -179,10 +275,44 @@ class Estimator(Coder):
         likelihoods: of the values of each stage, ``stage_1``, ..., ``pixels``.
     """
 
+    levels: Tensor
+
     def __init__(self, levels: Tensor, seed: int, dtype: torch.dtype):
         super().__init__(levels.shape, seed)
         self.levels, self.x = levels, levels_to_x(levels, dtype)
         self.likelihoods: dict[str, Tensor] = {}
+        self._noted: list[np.ndarray] = []
+
+    def code_cells(
+        self,
+        prior: UniformNoiseConditional,
+        k: np.ndarray | None,
+        indexes: np.ndarray,
+        j: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert k is not None
+        self._noted.append(prior.symbol_likelihoods(k, indexes, j))
+        return k, np.ones(len(k), bool)
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert r is not None
+        chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
+        self._noted.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
+        return r, np.ones(len(r), bool)
+
+    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
+        at = torch.from_numpy(positions / float(1 << POSITION_BITS)).to(self.levels.device)
+        kappa = torch.tensor(COSINE_SHARPNESS)
+        self._noted.append(prior.likelihood(self.levels, at, kappa).flatten().cpu().numpy())
+        return self.levels
+
+    def end_stage(self, stages: int, values: np.ndarray) -> None:
+        """Likelihoods of a stage are those of the values that were sent, ``[m]``."""
+        noted = torch.from_numpy(np.concatenate(self._noted)).to(self.levels.device)
+        self.likelihoods[f"stage_{stages}"] = noted
+        self._noted = []
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor

@@ -1,7 +1,7 @@
 """One picture, decoded as its bytes arrive."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -10,24 +10,31 @@ from ..entropy_models.guard import Guard
 from ..errors import DamagedStringError
 from ..progress import Progress
 from .coders import Coder, Decoder, split_string
-from .latent import Latent
 
 __all__ = ["PictureDecoder"]
 
 
-class Walker(Protocol):
-    """A model that goes through its stages one by one."""
+class State(Protocol):
+    """What is known of a picture."""
 
-    n_stages: int
+    stages: int
+
+
+L = TypeVar("L", bound=State)
+
+
+class Walker(Protocol[L]):
+    """A model that goes through its stages one by one."""
 
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
-    ) -> Latent: ...
-    def advance(self, latent: Latent, coder: Coder) -> Latent: ...
+    ) -> L: ...
+    def advance(self, latent: L, coder: Coder) -> L: ...
+    def settle(self, before: L, latent: L, n_decoded: int) -> L: ...
     def is_guarded(self, stages: int) -> bool: ...
 
 
-class PictureDecoder:
+class PictureDecoder(Generic[L]):
     """Decoder of one picture, a stage at a time.
 
     Args:
@@ -42,7 +49,7 @@ class PictureDecoder:
 
     def __init__(
         self,
-        net: Walker,
+        net: Walker[L],
         shape: tuple[int, int],
         seed: int,
         progress: Progress | None = None,
@@ -68,12 +75,10 @@ class PictureDecoder:
         self._written = stream.written
 
     @torch.no_grad()
-    def look(self, cut: bytes) -> Latent:
+    def look(self, cut: bytes) -> L:
         """What is known with the beginning of the next stage's string.
 
         Values that it does not reach stand at the location that their prior gives them.
-        In the first half of the first stage that is a poor picture, and the one from
-        nothing is mixed to it.
         """
         try:
             guard, segment = self._split(cut)
@@ -85,11 +90,7 @@ class PictureDecoder:
         latent = self.net.advance(before, decoder)
         if not stream.n_decoded:
             return before
-        share = 2 * stream.n_decoded / before.z.numel()
-        if before.stages == 0 and share < 1:
-            x_hat = torch.lerp(before.prediction.x_hat, latent.prediction.x_hat, share)
-            latent.prediction = latent.prediction._replace(x_hat=x_hat)
-        return latent
+        return self.net.settle(before, latent, stream.n_decoded)
 
     def _split(self, string: bytes) -> tuple[Guard, bytes]:
         return split_string(string, self.net.is_guarded(self.latent.stages))

@@ -11,8 +11,7 @@ from PIL import Image
 from ..checks import MAX_PIXELS
 from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
-from ..models.base import Reconstruction
-from ..models.uqdm import UQDM
+from ..models.base import ProgressiveModel, Reconstruction
 from ..progress import Passes, Progress
 from .container import ends_in_header, parse_header
 from .header import Header
@@ -76,8 +75,8 @@ class StreamingDecoder:
         self.header: Header | None = None
         self._data = bytearray()
         self._at = 0  # where the next stage begins
-        self._net: UQDM | None = None
-        self._decoder: PictureDecoder | None = None
+        self._net: ProgressiveModel[Any] | None = None
+        self._decoder: PictureDecoder[Any] | None = None
         self._damage: DamagedStringError | None = None
 
     def feed(self, data: bytes) -> int:
@@ -126,7 +125,7 @@ class StreamingDecoder:
                 f"the file goes on for {len(self._data) - self._at} bytes after its end"
             )
 
-    def _open(self, header: Header) -> UQDM:
+    def _open(self, header: Header) -> ProgressiveModel[Any]:
         if self.model is None and header.model not in NAMES:
             raise FileNotFoundError(
                 f"the file was encoded with a model {header.model!r} that is not in the "
@@ -147,7 +146,7 @@ class StreamingDecoder:
         return net
 
     @property
-    def net(self) -> UQDM | None:
+    def net(self) -> ProgressiveModel[Any] | None:
         """The model, once the header has arrived."""
         return self._net
 

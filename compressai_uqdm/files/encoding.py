@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ..atomic import write_atomically
 from ..codec.coders import Encoder
-from ..codec.latent import Latent
 from ..codec.streaming import PictureDecoder
-from ..models.uqdm import UQDM
+from ..models.base import ProgressiveModel
 from ..progress import Passes, Progress
 from .container import pack_header
 from .header import Arithmetic, Header
@@ -44,7 +43,7 @@ def encode(
     model: str | Codec = DEFAULT_MODEL,
     *,
     seed: int = 0,
-    arithmetic: Arithmetic = "float64",
+    arithmetic: Arithmetic | None = None,
     stages: int | None = None,
     max_bytes: int | None = None,
     bpp: float | None = None,
@@ -58,8 +57,9 @@ def encode(
         image: 8-bit RGB, grayscale or with a palette.
         model: a model of the zoo, the path of a checkpoint, or a model at hand.
         seed: seed of the dither, 0..2^32-1.
-        arithmetic: ``"float64"`` decodes with other threads, batches and kernels;
-            ``"float32"`` is faster, and decodes on this machine with the same settings.
+        arithmetic: of the published models, ``"float64"``, the default, decodes with
+            other threads, batches and kernels; ``"float32"`` is faster, and decodes on
+            this machine with the same settings. Models in integers have no other.
         stages: number of stages, 1 (coarsest) to all that the model has (exact).
         max_bytes: largest size of the file.
         bpp: the same in bits per pixel.
@@ -79,6 +79,7 @@ def encode(
     array, colour, palette = take_apart(image)
     height, width = array.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
+    arithmetic = arithmetic or codec.arithmetics[0]
     net = codec.computing_in(arithmetic)
     stages = net.n_stages if stages is None else stages
     if not 1 <= stages <= net.n_stages:
@@ -92,7 +93,7 @@ def encode(
     if min_psnr is not None and not min_psnr > 0:
         raise ValueError(f"min_psnr must be positive, got {min_psnr}")
 
-    levels = torch.from_numpy(array).permute(2, 0, 1)[None].to(net.denoiser.device)
+    levels = torch.from_numpy(array).permute(2, 0, 1)[None].to(net.device)
     wanted = math.inf if min_psnr is None else min_psnr
     expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
     passes = Passes(progress, expected)
@@ -135,19 +136,19 @@ def encode(
     return (start + b"".join(strings))[: len(start) + room]
 
 
-def _psnr(net: UQDM, levels: Tensor, seed: int, known: Latent) -> float:
+def _psnr(net: ProgressiveModel[Any], levels: Tensor, seed: int, known: Any) -> float:
     error = net.reconstruct(known, "denoise", seed).double() - levels
     mse = float(error.square().mean())
     return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 def _smallest(
-    decoder: PictureDecoder,
+    decoder: PictureDecoder[Any],
     strings: list[bytes],
     room: int,
     reached: float,
     min_psnr: float,
-    psnr: Callable[[Latent], float],
+    psnr: Callable[[Any], float],
 ) -> tuple[int, float]:
     """Bytes of these strings that reach a PSNR, ``room`` at most, and what they reach.
 

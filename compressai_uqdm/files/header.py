@@ -5,11 +5,11 @@ from typing import Literal
 
 __all__ = ["ARITHMETICS", "COLOURS", "Arithmetic", "Colour", "Header"]
 
-Arithmetic = Literal["float32", "float64"]
+Arithmetic = Literal["float32", "float64", "integer"]
 Colour = Literal["RGB", "L", "P", "1"]
 """Modes of Pillow that come back as they were."""
 
-ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "float64")
+ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "float64", "integer")
 COLOURS: tuple[Colour, ...] = ("RGB", "L", "P", "1")
 
 

@@ -2,7 +2,8 @@
 import compressai.zoo  # noqa: F401  isort: skip
 
 from .config import UQDMConfig
+from .cosine import CosineConfig, CosineUQDM
 from .uqdm import UQDM
 from .vdm import VDM
 
-__all__ = ["UQDM", "VDM", "UQDMConfig"]
+__all__ = ["UQDM", "VDM", "CosineConfig", "CosineUQDM", "UQDMConfig"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import torch
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..checks import MAX_PIXELS
 from ..codec.coders import Coder, Decoder, Encoder, Estimator
-from ..codec.latent import Latent
 from ..diffusion import image_to_levels
 from ..entropy_models.coder import check_strings
 from ..identity import Parts
@@ -23,7 +22,17 @@ __all__ = ["ProgressiveModel", "Reconstruction"]
 Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
 
-class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
+class State(Protocol):
+    """What is known of images."""
+
+    stages: int
+    levels: Tensor | None
+
+
+L = TypeVar("L", bound=State)
+
+
+class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
     """A model that sends images stage by stage, from a coarse picture to the exact one.
 
     ``forward``, ``compress`` and ``decompress`` are the same walk through the stages:
@@ -37,11 +46,19 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
 
     _quality: int
 
+    arithmetics: ClassVar[tuple[str, ...]]
+    """What the model can compute in, first that of files unless they say otherwise."""
+
     # ---- how one family differs from another ----
 
     @property
     def n_stages(self) -> int:
         """Number of stages after which the image is exact."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
         raise NotImplementedError
 
     @property
@@ -64,15 +81,19 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
 
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
-    ) -> Latent:
+    ) -> L:
         """Images, ``[B, 3, H, W]``, of which nothing is known yet."""
         raise NotImplementedError
 
-    def advance(self, latent: Latent, coder: Coder) -> Latent:
+    def advance(self, latent: L, coder: Coder) -> L:
         """One stage on."""
         raise NotImplementedError
 
-    def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
+    def settle(self, before: L, latent: L, n_decoded: int) -> L:
+        """What to show of a stage of which a stream held so many symbols only."""
+        raise NotImplementedError
+
+    def reconstruct(self, latent: L, method: Reconstruction, seed: int) -> Tensor:
         """Levels 0..255 of images, ``[B, 3, H, W]``, as far as they are known."""
         raise NotImplementedError
 
@@ -101,7 +122,7 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin):
 
     def walk(
         self, coder: Coder, stages: int, progress: Progress | None = None
-    ) -> Iterator[Latent]:
+    ) -> Iterator[L]:
         """Go through the first stages.
 
         Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -22,7 +22,7 @@ from .config import UQDMConfig
 __all__ = ["DiffusionModel"]
 
 
-class DiffusionModel(ProgressiveModel):
+class DiffusionModel(ProgressiveModel[Latent]):
     """A diffusion model whose latents are sent stage by stage, and then the pixels.
 
     A stage for each of the first steps, by default of all T, takes z_1 towards z_0, and
@@ -37,6 +37,7 @@ class DiffusionModel(ProgressiveModel):
     """
 
     config_bytes: Tensor
+    arithmetics: ClassVar[tuple[str, ...]] = ("float64", "float32")
 
     def __init__(
         self,
@@ -69,6 +70,10 @@ class DiffusionModel(ProgressiveModel):
     def n_stages(self) -> int:
         """The latent stages and the pixels."""
         return self.latent_stages + 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,6 +115,15 @@ class DiffusionModel(ProgressiveModel):
         return predict(self.denoiser, z_t, step)
 
     # ---- reconstructions ----
+
+    def settle(self, before: Latent, latent: Latent, n_decoded: int) -> Latent:
+        # in the first half of the first stage the picture is poor, and the one from
+        # nothing is mixed to it
+        share = 2 * n_decoded / before.z.numel()
+        if before.stages == 0 and share < 1:
+            x_hat = torch.lerp(before.prediction.x_hat, latent.prediction.x_hat, share)
+            latent.prediction = latent.prediction._replace(x_hat=x_hat)
+        return latent
 
     def sample(self, latent: Latent, seed: int) -> Tensor:
         """A sample of p(z_s | z_t), in units of Delta."""

@@ -63,6 +63,8 @@ class VDM(DiffusionModel):
         ValueError: the configuration has another prior.
     """
 
+    arithmetics = ()  # it cannot code
+
     def __init__(
         self,
         config: UQDMConfig = GAUSSIAN["vdm-tiny"],

@@ -19,9 +19,10 @@ class StepBar:
         step: where the run begins.
         steps: where it ends.
         shown: whether this is the process that shows it.
+        unit: of the loss: bits per dimension, or "bpp", bits per pixel.
     """
 
-    def __init__(self, step: int, steps: int, shown: bool):
+    def __init__(self, step: int, steps: int, shown: bool, unit: str = "bpd"):
         self.bar = tqdm(
             initial=step,
             total=steps,
@@ -30,15 +31,15 @@ class StepBar:
             dynamic_ncols=True,
             smoothing=SMOOTHING,
         )
-        self.shown = shown
+        self.shown, self.unit = shown, unit
         self._loss: float | None = None
         self._n_steps, self._seconds, self._estimated = 0, 0.0, False
 
     def update(self, loss: float, seconds: float) -> None:
-        """Show a step: its loss in bits per dimension, and how long it took."""
+        """Show a step: its loss, and how long it took in seconds."""
         before = loss if self._loss is None else self._loss
         self._loss = before + SMOOTHING * (loss - before)
-        self.bar.set_postfix(bpd=f"{self._loss:.4f}", refresh=False)
+        self.bar.set_postfix({self.unit: f"{self._loss:.4f}"}, refresh=False)
         self.bar.update()
         self._estimate(seconds)
 

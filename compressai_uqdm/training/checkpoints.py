@@ -1,4 +1,4 @@
-"""Checkpoints: a run's folder as it is left, and as it is found again."""
+"""Checkpoints: a run as it is left, and as it is found again."""
 
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,27 @@ from ..models.checkpoint import read_checkpoint
 __all__ = ["CHECKPOINT", "find_checkpoint", "save_checkpoint"]
 
 CHECKPOINT = "checkpoint.pt"
+"""Its name in a run's folder."""
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: dict[str, Any], identity: dict[str, str]
+    path: Path, checkpoint: dict[str, Any], identity: dict[str, str]
 ) -> None:
     """Write a checkpoint of a run in place of the one before, whole or not at all."""
-    with write_atomically(folder / CHECKPOINT) as file:
+    with write_atomically(path) as file:
         torch.save(checkpoint | {"arguments": identity}, file)
 
 
-def find_checkpoint(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """The checkpoint of the run in a folder, if there is one.
+def find_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """The checkpoint of a run, if there is one.
 
     Args:
-        folder: the run's.
+        path: where it is.
         identity: what the numbers of the run that shall go on depend on.
 
     Raises:
         ValueError: it is another run's, or cannot be read.
     """
-    path = folder / CHECKPOINT
     if not path.exists():
         return None
     found = read_checkpoint(path)
@@ -43,7 +43,7 @@ def find_checkpoint(folder: Path, identity: dict[str, str]) -> dict[str, Any] | 
     ]
     if changed:
         raise ValueError(
-            f"{folder} holds a run with other arguments: {', '.join(changed)}. Give them "
-            "as they were, or another output folder"
+            f"{path} holds a run with other arguments: {', '.join(changed)}. Give them as "
+            "they were, or another output"
         )
     return found

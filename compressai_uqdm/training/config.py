@@ -4,20 +4,43 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ["TrainingConfig"]
+__all__ = ["Settings", "TrainingConfig", "changeable"]
 
 BoundSteps = Literal["all", "one"]
 
 _LEAST = {"warmup": 0, "seed": 0, "workers": 0}  # of the other integers: 1
 
 
-def _changeable(default: Any) -> Any:
+def changeable(default: Any) -> Any:
     """What may differ when a run goes on: no number of it depends on this."""
     return field(default=default, metadata={"changeable": True})
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class Settings:
+    """What the settings of all runs have in common: fields are the command's options.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for known in fields(self):
+            value, least = getattr(self, known.name), _LEAST.get(known.name, 1)
+            option = f"--{known.name.replace('_', '-')}"
+            if known.type is int and value < least:
+                raise ValueError(f"{option} must be at least {least}, got {value}")
+            if known.type is float and not value > 0:
+                raise ValueError(f"{option} must be more than 0, got {value}")
+
+    def identity(self) -> dict[str, str]:
+        """What the numbers of a run depend on, as text, by name."""
+        kept = [known.name for known in fields(self) if not known.metadata]
+        return {name: str(getattr(self, name)) for name in kept}
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Settings):
     """A run of the trainer. The defaults are the published recipe.
 
     Args:
@@ -50,10 +73,10 @@ class TrainingConfig:
 
     images: Path = field(metadata={"changeable": True})
     output: Path = field(metadata={"changeable": True})
-    test: Path | None = _changeable(None)
+    test: Path | None = changeable(None)
     model: str = "uqdm-tiny"
     initial: Path | None = None
-    steps: int = _changeable(500_000)
+    steps: int = changeable(500_000)
     batch_size: int = 64
     bound: BoundSteps = "all"
     learning_rate: float = 2e-4
@@ -62,27 +85,16 @@ class TrainingConfig:
     max_factor: int = 5
     vary_colours: bool = False
     seed: int = 0
-    workers: int = _changeable(0)
-    log_every: int = _changeable(50)
-    test_every: int = _changeable(1000)
-    test_images: int = _changeable(64)
-    checkpoint_every: int = _changeable(1000)
-    checkpoint_minutes: float = _changeable(10.0)
-    gradient_checkpointing: bool = _changeable(False)
-    compile: bool = _changeable(False)
+    workers: int = changeable(0)
+    log_every: int = changeable(50)
+    test_every: int = changeable(1000)
+    test_images: int = changeable(64)
+    checkpoint_every: int = changeable(1000)
+    checkpoint_minutes: float = changeable(10.0)
+    gradient_checkpointing: bool = changeable(False)
+    compile: bool = changeable(False)
 
     def __post_init__(self) -> None:
         if self.bound not in get_args(BoundSteps):
             raise ValueError(f'--bound must be "all" or "one", got {self.bound!r}')
-        for known in fields(self):
-            value, least = getattr(self, known.name), _LEAST.get(known.name, 1)
-            option = f"--{known.name.replace('_', '-')}"
-            if known.type is int and value < least:
-                raise ValueError(f"{option} must be at least {least}, got {value}")
-            if known.type is float and not value > 0:
-                raise ValueError(f"{option} must be more than 0, got {value}")
-
-    def identity(self) -> dict[str, str]:
-        """What the numbers of a run depend on, as text, by name."""
-        kept = [known.name for known in fields(self) if not known.metadata]
-        return {name: str(getattr(self, name)) for name in kept}
+        super().__post_init__()

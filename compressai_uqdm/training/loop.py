@@ -77,7 +77,7 @@ class Run:
 
     def _resume(self) -> None:
         """Go on from the run in the output folder, if there is one."""
-        found = find_checkpoint(self.config.output, self.identity)
+        found = find_checkpoint(self.config.output / CHECKPOINT, self.identity)
         if found is None:
             return
         try:
@@ -238,7 +238,7 @@ class Run:
         if self.records:
             checkpoint = self.state.state_dict()
             checkpoint |= {"means": means, "test_is_due": self.test_is_due}
-            save_checkpoint(self.config.output, checkpoint, self.identity)
+            save_checkpoint(self.config.output / CHECKPOINT, checkpoint, self.identity)
             self.records.flush()
         self.accelerator.wait_for_everyone()
 

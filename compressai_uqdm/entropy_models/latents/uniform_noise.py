@@ -19,9 +19,15 @@ from ..lattice import LATTICE as N
 from ..lattice import from_lattice, split_dither
 from ..randomness import dither as draw_dither
 from ..tabled import TabledEntropyModel
-from ..tables import logistic_cdf, normal_cdf, quantize_cdf, symbol_weights
+from ..tables import (
+    PRECISION,
+    logistic_cdf,
+    normal_cdf,
+    quantize_cdf,
+    symbol_weights,
+)
 
-__all__ = ["Correction", "UniformNoiseConditional"]
+__all__ = ["UNKNOWN", "Correction", "UniformNoiseConditional"]
 
 SCALE_LEVELS = 128
 SCALE_SPAN = (0.02, 16.0)  # default span of the scale table, in units of the noise
@@ -30,7 +36,7 @@ TAIL_QUANTILE = 1e-4
 # Half-widths of tables, few, so that many symbols share one width.
 _HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
 _ESCAPE_BITS = 20
-_UNKNOWN = np.iinfo(np.int32).min  # a symbol that a stream did not reach
+UNKNOWN = np.iinfo(np.int32).min  # a symbol that a stream did not reach
 
 
 class UniformNoiseConditional(TabledEntropyModel):
@@ -287,7 +293,7 @@ class UniformNoiseConditional(TabledEntropyModel):
             d, i = correction.prior(g)
             k_d, j_d = _moved(j_g, d)
             k = (r + j_g) // N - k_d
-            self._encode_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
+            self.encode_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
             correction.reveal(g, r)
         return Z
 
@@ -311,10 +317,10 @@ class UniformNoiseConditional(TabledEntropyModel):
             r, j_g = group(residual, g), group(j, g)
             d, i = correction.prior(g)
             k_d, j_d = _moved(j_g, d)
-            k = self._decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
+            k = self.decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
             k = k.reshape(r.shape)
             filled = d - np.rint(noise * j_g).astype(np.int32)
-            r[...] = np.where(k == _UNKNOWN, filled, (k + k_d) * N - j_g)
+            r[...] = np.where(k == UNKNOWN, filled, (k + k_d) * N - j_g)
             correction.reveal(g, r)
         return torch.from_numpy(residual).to(M.device) + M
 
@@ -340,9 +346,10 @@ class UniformNoiseConditional(TabledEntropyModel):
             for chunk in self.chunks(int(start), int(end), 2 * R + 3):
                 yield R, first, order[chunk]
 
-    def _encode_symbols(
+    def encode_symbols(
         self, encoder: StreamEncoder, k: np.ndarray, indexes: np.ndarray, j: np.ndarray
     ) -> None:
+        """Code symbols, ``[m]``, by the tables (indexes, j)."""
         for R, first, where in self._runs(indexes):
             weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
             symbols = k[where]
@@ -350,10 +357,24 @@ class UniformNoiseConditional(TabledEntropyModel):
             escaped = symbols[np.abs(symbols) > R]
             encoder.encode_uniform(np.abs(escaped) - R - 1, 1 << _ESCAPE_BITS)
 
-    def _decode_symbols(
+    def symbol_likelihoods(
+        self, k: np.ndarray, indexes: np.ndarray, j: np.ndarray
+    ) -> np.ndarray:
+        """What :meth:`encode_symbols` spends, as probabilities, float64, ``[m]``."""
+        p = np.empty(len(k))
+        for R, first, where in self._runs(indexes):
+            weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
+            symbol = k[where].clip(-R - 1, R + 1) + R + 1
+            chosen = np.take_along_axis(weights, symbol[:, None], 1)[:, 0]
+            p[where] = (chosen.astype(np.float64) + 1) / (1 << PRECISION)
+            p[where] *= np.where(np.abs(k[where]) > R, 2.0**-_ESCAPE_BITS, 1.0)
+        return p
+
+    def decode_symbols(
         self, decoder: StreamDecoder, indexes: np.ndarray, j: np.ndarray
     ) -> np.ndarray:
-        k = np.full(len(indexes), _UNKNOWN, np.int32)
+        """Inverse of :meth:`encode_symbols`; ``UNKNOWN`` where the stream ends early."""
+        k = np.full(len(indexes), UNKNOWN, np.int32)
         for R, first, where in self._runs(indexes):
             weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
             symbols = decoder.decode(weights) - (R + 1)
@@ -361,7 +382,7 @@ class UniformNoiseConditional(TabledEntropyModel):
             excess = decoder.decode_uniform(len(escaped), 1 << _ESCAPE_BITS)
             excess = np.sign(symbols[escaped[: len(excess)]]) * excess
             symbols[escaped[: len(excess)]] += excess
-            symbols[escaped[len(excess) :]] = _UNKNOWN
+            symbols[escaped[len(excess) :]] = UNKNOWN
             k[where[: len(symbols)]] = symbols
         return k
 

@@ -68,8 +68,11 @@ class PixelConditional(PixelPrior):
     def update(self, steps: Sequence[Step], force: bool = False) -> bool:
         if self.has_tables and not force:
             return False
-        # rounded, so that all platforms agree
-        kappa = float(np.float32(sharpness(steps[-1].gamma_s).item()))
+        return self.build(sharpness(steps[-1].gamma_s).item())
+
+    def build(self, kappa: float) -> bool:
+        """Build the integer tables for a sharpness."""
+        kappa = float(np.float32(kappa))  # rounded, so that all platforms agree
         if not kappa > 0:
             raise ValueError(f"the sharpness of the pixels must be positive, got {kappa}")
         R = min(_reach(kappa, _TAIL), LEVELS - 1)

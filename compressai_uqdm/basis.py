@@ -1,0 +1,119 @@
+"""The cosine basis: orthonormal, of blocks of 8x8 pixels and of their three colours.
+
+Noise of a given size is the same distortion in this basis as in pixels, but a photograph
+stands in few of its coordinates. 192 coefficients a block: the 3-point cosine transform of
+red, green and blue, times the 8x8 one (Ahmed, Natarajan, Rao 1974) of their planes.
+
+Channels are in coding order: by bands of rising frequency, and in each by colour.
+"""
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+__all__ = [
+    "BLOCK",
+    "COEFFICIENT_BITS",
+    "GROUPS",
+    "POSITION_BITS",
+    "from_cosines",
+    "n_blocks",
+    "to_cosines",
+]
+
+BLOCK = 8
+
+_BANDS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 14))
+"""First and last sum of the two frequencies."""
+
+
+def _cosines(n: int) -> np.ndarray:
+    k, i = np.arange(n)[:, None], np.arange(n)
+    matrix = np.cos(np.pi * (i + 0.5) * k / n) * np.sqrt(2 / n)
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def _groups() -> list[list[int]]:
+    frequency = np.add.outer(np.arange(BLOCK), np.arange(BLOCK)).reshape(-1)
+    return [
+        [64 * colour + k for k in np.flatnonzero((low <= frequency) & (frequency <= high))]
+        for low, high in _BANDS
+        for colour in range(3)
+    ]
+
+
+_ORDER = np.concatenate(_groups())
+_PLACE = np.argsort(_ORDER)
+
+GROUPS = tuple(
+    slice(int(end) - len(group), int(end))
+    for group, end in zip(_groups(), np.cumsum([len(group) for group in _groups()]))
+)
+"""Channels of every group, in coding order: band by band, three colours in each."""
+
+COEFFICIENT_BITS = 6
+"""Fractional bits of coefficients that become pixels."""
+
+POSITION_BITS = 16
+"""Fractional bits of the positions of pixels."""
+
+_BASIS_BITS = 14
+_INNER_BITS = 12
+_COLOUR = np.rint(_cosines(3) * (1 << _BASIS_BITS))
+_PLANE = np.rint(_cosines(BLOCK) * (1 << _BASIS_BITS))
+
+
+def n_blocks(size: int) -> int:
+    """Blocks that cover so many pixels."""
+    return -(-size // BLOCK)
+
+
+def to_cosines(levels: Tensor) -> Tensor:
+    """Coefficients of images.
+
+    Args:
+        levels: 0..255, ``[B, 3, H, W]``; sides that are no multiple of 8 are extended by
+            their last row and column.
+
+    Returns:
+        float64, ``[B, 192, ceil(H / 8), ceil(W / 8)]``, in units of levels.
+    """
+    B, _, H, W = levels.shape
+    h, w = n_blocks(H), n_blocks(W)
+    rows = torch.arange(h * BLOCK).clamp(max=H - 1).to(levels.device)
+    columns = torch.arange(w * BLOCK).clamp(max=W - 1).to(levels.device)
+    x = levels[:, :, rows][:, :, :, columns].double() - 127.5
+    colour, plane = (torch.from_numpy(_cosines(n)).to(x) for n in (3, BLOCK))
+    x = x.view(B, 3, h, BLOCK, w, BLOCK)
+    y = torch.einsum("kc,ui,vj,bcyixj->bkuvyx", colour, plane, plane, x)
+    return y.reshape(B, 192, h, w)[:, torch.from_numpy(_ORDER).to(x.device)]
+
+
+def from_cosines(coefficients: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels of one image, in integers: the same on every machine.
+
+    Args:
+        coefficients: integers with 6 fractional bits, ``[192, h, w]``.
+        size: (H, W).
+
+    Returns:
+        positions in units of levels, int64 with 16 fractional bits, ``[3, H, W]``.
+    """
+    _, h, w = coefficients.shape
+    # float64 holds all of these integers: none reaches 2^53
+    y = coefficients[_PLACE].astype(np.float64).reshape(3, BLOCK, BLOCK, h, w)
+    y = _shifted(
+        np.einsum("ui,cuvyx->civyx", _PLANE, y, optimize=True),
+        COEFFICIENT_BITS + _BASIS_BITS - _INNER_BITS,
+    )
+    y = _shifted(np.einsum("vj,civyx->cijyx", _PLANE, y, optimize=True), _BASIS_BITS)
+    y = np.einsum("kc,kijyx->cyixj", _COLOUR, y, optimize=True)
+    y = _shifted(y, _INNER_BITS + _BASIS_BITS - POSITION_BITS)
+    pixels = y.reshape(3, h * BLOCK, w * BLOCK)[:, : size[0], : size[1]]
+    return pixels.astype(np.int64) + (255 << (POSITION_BITS - 1))
+
+
+def _shifted(x: np.ndarray, bits: int) -> np.ndarray:
+    return np.floor((x + (1 << (bits - 1))) / (1 << bits))

@@ -1,0 +1,623 @@
+r"""The prior of a stage in the cosine basis: groups of coefficients, one after another.
+
+Every block of 8x8 pixels has a hidden state. A group of coefficients (a band of
+frequencies of one colour, at the blocks of one colour of a checkerboard) gets the location
+and the scale of its logistic from the state of its block; once coded, it adds to the
+states around it. 48 such steps make a stage.
+
+.. code-block:: none
+
+    state of a block ──► ReLU ─► 1x1 ─► ReLU ─► 1x1 ─► location, log scale of a group
+          ▲                                                 │
+          └──── 3x3 ◄─── residual, magnitude, sent or not ◄─┴─ coded
+
+All of it is in integers that single-precision floats hold exactly: weights and activations
+are fixed-point numbers, and no sum reaches 2^24. Rounding lets gradients through, so the
+same arithmetic is trained.
+"""
+
+import functools
+import math
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from torch import Tensor
+
+from ...basis import GROUPS
+from ...identity import Parts
+from ..nested import POINTS, NestedGrid
+from ..tables import PRECISION
+from .uniform_noise import UniformNoiseConditional
+
+__all__ = ["CosineConditional", "Known", "SymbolCoder"]
+
+SCALE_SPAN = (0.01, 64.0)
+"""Span of the scale table, in units of Delta."""
+
+# Fractional bits and bounds of the fixed-point numbers.
+WEIGHT_BITS = 10
+ACTIVATION_BITS = 4
+FEATURE_MAX = 127
+HIDDEN_MAX = 255
+SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
+FACTOR_BITS = 8
+MEAN_BITS = 4
+EXACT = 1 << 24
+
+OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
+"""Blocks of the same colour of the checkerboard in the 3x3 around one."""
+CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+"""Those of the other colour."""
+
+N_COLOURS = 3
+TAILS = 4.0
+"""Standard deviations that a location may lie outside of a known cell: farther away, the
+tables would have nothing in it."""
+
+
+class Known(NamedTuple):
+    """What is known of the coefficients after a stage, each ``[B, 192, h, w]``."""
+
+    cells: Tensor  # int64; where sent, the cell that holds the coefficient
+    sent: Tensor  # bool
+    means: Tensor  # int64; of the coefficients, in 1/512 of the stage's width
+
+
+class SymbolCoder(Protocol):
+    """Where the symbols of a group come from and go to."""
+
+    def code_cells(
+        self,
+        prior: UniformNoiseConditional,
+        k: np.ndarray | None,
+        indexes: np.ndarray,
+        j: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cells k from the one at the location, by the tables (indexes, j): ``[m]``.
+
+        Returns:
+            the symbols, and which of them are there: a stream may end early.
+        """
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Parts r of known cells, by a table of weights for each, ``[m, ratio]``."""
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return (x * factor).round_()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def rounded(x: Tensor, factor: float = 1.0) -> Tensor:
+    """The integers nearest to multiples of x, with the gradient of these multiples."""
+    return _Rounded.apply(x, factor)
+
+
+def _activate(sums: Tensor) -> Tensor:
+    """A layer's activations, float32, from its sums: rounded, ReLU, with an upper bound."""
+    # whose gradient takes one pass; clamp's takes three
+    return nn.functional.hardtanh(rounded(sums, 2.0**-WEIGHT_BITS).float(), 0, HIDDEN_MAX)
+
+
+@functools.lru_cache(maxsize=1)
+def _magnitudes() -> Tensor:
+    """log(1 + 2 q), in fixed point, of q in 1/32: as far as it is below the bound."""
+    q = np.arange(POINTS * (1 << 11)) / POINTS
+    values = np.rint(np.log1p(2 * q) * (1 << ACTIVATION_BITS))
+    return torch.from_numpy(values.clip(max=FEATURE_MAX).astype(np.float32))
+
+
+class Checkerboard:
+    """Blocks by colour: which rows of a matrix of blocks are which, and their neighbours.
+
+    Args:
+        B: images.
+        h: blocks in a column.
+        w: blocks in a row.
+
+    Attributes:
+        rows: of each colour, places among all blocks.
+        own: of each colour, places of the five blocks of that colour around each, among
+            those of that colour; one past the last where there is none.
+        cross: of each colour, places of the four around each of the *other* colour.
+    """
+
+    def __init__(self, B: int, h: int, w: int, device: torch.device):
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        colour = ((y + x) % 2).expand(B, h, w)
+        place = torch.arange(B * h * w).view(B, h, w)
+        self.rows = [place[colour == c].to(device) for c in (0, 1)]
+        self.own, self.cross = [], []
+        for c in (0, 1):
+            count = int((colour == c).sum())
+            number = torch.full((B, h + 2, w + 2), count)
+            number[:, 1:-1, 1:-1][colour == c] = torch.arange(count)
+
+            def around(
+                taps: tuple[tuple[int, int], ...], of: int, number: Tensor = number
+            ) -> Tensor:
+                shifted = [
+                    number[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][colour == of]
+                    for dy, dx in taps
+                ]
+                return torch.stack(shifted, 1).to(device)
+
+            self.own.append(around(OWN, c))
+            self.cross.append(around(CROSS, 1 - c))
+
+
+def _by_block(planes: Tensor) -> np.ndarray:
+    """Planes ``[B, C, h, w]`` as a row for each block: ``[B h w, C]``."""
+    return planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1]).cpu().numpy()
+
+
+def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
+    """Planes ``[B, C, h, w]`` at the blocks of each colour: ``[N, C]``."""
+    flat = planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
+    return [flat[rows] for rows in board.rows]
+
+
+def _bits(name: str) -> int:
+    """Fractional bits of a parameter; those of biases are those of sums."""
+    return SUM_BITS if name.endswith("bias") else WEIGHT_BITS
+
+
+class Group(nn.Module):
+    """Weights of one step.
+
+    Args:
+        n: coefficients of the group.
+        hidden: width of the state.
+    """
+
+    def __init__(self, n: int, hidden: int):
+        super().__init__()
+
+        def weights(outputs: int, inputs: int, gain: float) -> nn.Parameter:
+            bound = gain / math.sqrt(inputs)
+            return nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.mix = weights(hidden, hidden, 1.0)
+        self.mix_bias = nn.Parameter(torch.zeros(hidden))
+        self.head = nn.Parameter(torch.zeros(2 * n, hidden))
+        self.head_bias = nn.Parameter(torch.zeros(2 * n))
+        self.own = weights(hidden, len(OWN) * 3 * n, 0.37)
+        self.own_bias = nn.Parameter(torch.zeros(hidden))
+        self.cross = weights(hidden, len(CROSS) * 3 * n, 0.33)
+        self.cross_bias = nn.Parameter(torch.zeros(hidden))
+
+    def fixed(self, name: str) -> Tensor:
+        """A parameter as integers."""
+        return rounded(getattr(self, name), 2.0 ** _bits(name))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        # weights may come as the integers that they are rounded to
+        for name, _ in self.named_parameters():
+            value = state_dict.get(prefix + name)
+            if value is not None and not value.is_floating_point():
+                state_dict[prefix + name] = value * 2.0 ** -_bits(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def look(self, state: Tensor) -> Tensor:
+        """Location and log scale, ``[N, 2 n]``, from states of blocks, ``[N, hidden]``."""
+        h = _activate(state + self.fixed("bias"))
+        h = _activate(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
+        return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
+
+    def spread(self, features: Tensor, own: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+        """What features, ``[N, 3 n]``, add to states: of their colour, of the other."""
+        padded = torch.cat([features, features.new_zeros(1, features.shape[1])])
+        return (
+            torch.addmm(
+                self.fixed("own_bias"), padded[own].flatten(1), self.fixed("own").T
+            ),
+            torch.addmm(
+                self.fixed("cross_bias"), padded[cross].flatten(1), self.fixed("cross").T
+            ),
+        )
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        inputs = {"mix": HIDDEN_MAX, "head": HIDDEN_MAX}
+        for name in ("own", "cross", "mix", "head"):
+            largest = inputs.get(name, FEATURE_MAX)
+            weight, bias = self.fixed(name), self.fixed(f"{name}_bias")
+            total = weight.double().abs().sum(1) * largest + bias.double().abs()
+            if total.max() >= EXACT:
+                raise ValueError(
+                    f"weights {name!r} are too large: a sum may reach {int(total.max())}, "
+                    "and must stay below 2^24"
+                )
+
+
+class Step(NamedTuple):
+    """One of the 48 steps of a stage."""
+
+    colour: int  # of the checkerboard
+    channels: slice
+    group: Group
+
+
+class CosineConditional(UniformNoiseConditional):
+    """Prior of one stage in the cosine basis.
+
+    Args:
+        width: Delta, of the stage's cells, in levels.
+        threshold: coefficients whose predicted standard deviation is less than so many
+            Delta are left for later.
+        hidden: width of the state of a block.
+
+    Attributes:
+        spread: standard deviations of the coefficients of photographs, ``[192]``.
+        neighbours: weights of the means of blocks around one for it, ``[3, 4]``.
+    """
+
+    spread: Tensor
+
+    def __init__(self, width: float, threshold: float, hidden: int):
+        super().__init__("logistic")
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        self.quantiles.data = torch.tensor([low, (low + high) / 2, high])
+        self.width, self.threshold, self.hidden = width, threshold, hidden
+        self.register_buffer("spread", torch.full((192,), 100.0))
+        self.neighbours = nn.Parameter(torch.full((N_COLOURS, len(CROSS)), 0.25))
+        self.groups = nn.ModuleList(
+            Group(channels.stop - channels.start, hidden)
+            for channels in GROUPS
+            for _ in (0, 1)
+        )
+
+    def steps(self) -> list[Step]:
+        places = [(colour, channels) for channels in GROUPS for colour in (0, 1)]
+        return [Step(c, s, g) for (c, s), g in zip(places, self.groups)]  # type: ignore[arg-type]
+
+    # ---- integers around the network ----
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What turns outputs into points and entries: float64 integers, 8 more bits."""
+        spread = self.spread.double()
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        per_entry = (high - low) / 127
+        points = (0.3 * spread).clamp(min=0.1 * self.width) * (POINTS / self.width)
+        base = (torch.log(0.4 * spread / self.width) - low) / per_entry
+        one = 1 << FACTOR_BITS
+        return (
+            (points * one).round(),
+            torch.tensor(round(one / per_entry), dtype=torch.float64),
+            (base * (one << SUM_BITS)).round(),
+        )
+
+    @property
+    def first_sent(self) -> int:
+        """The first entry of the scale table that is sent."""
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        return math.ceil((math.log(self.threshold) - low) / (high - low) * 127)
+
+    def walk(self, board: Checkerboard, reveal: "Reveal") -> None:
+        """Go through the groups.
+
+        Args:
+            board: the blocks.
+            reveal: is told of every group's prior, and tells what came.
+        """
+        device = self.spread.device
+        states = [
+            torch.zeros(len(rows), self.hidden, dtype=torch.float64, device=device)
+            for rows in board.rows  # states add up without bound, and stay exact
+        ]
+        points, entries, base = (f.to(device) for f in self._factors())
+        scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
+        means = torch.empty(0)
+        for colour, channels, group in self.steps():
+            n = channels.stop - channels.start
+            out = group.look(states[colour]).double()
+            location = rounded(out[:, :n] * points[channels], scale)
+            entry = (out[:, n:] * entries + base[channels]) * scale
+            index = rounded(entry.clamp(-0.25, 127.25))
+            if channels.start < N_COLOURS and colour == 1:
+                # the mean of a block is near that of the four around it
+                weights = rounded(self.neighbours[channels.start], 2.0**WEIGHT_BITS)
+                location = (
+                    location + rounded(means @ weights.double() / 2**WEIGHT_BITS)[:, None]
+                )
+            values, sent = reveal(colour, channels, location, index)
+            with torch.no_grad():
+                residual = (values - location) * sent
+                if channels.start < N_COLOURS and colour == 0:
+                    means = self._means(location, residual, index, board)
+                features = torch.cat(
+                    [
+                        residual.sign() * _magnitude(residual),
+                        _magnitude(values) * sent,
+                        (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
+                    ],
+                    1,
+                ).float()
+            own, cross = group.spread(features, board.own[colour], board.cross[colour])
+            states[colour] = states[colour] + own
+            states[1 - colour] = states[1 - colour] + cross
+
+    def _means(
+        self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
+    ) -> Tensor:
+        """Means of the four blocks around each of the other colour, ``[N, 4]``."""
+        shrink = (256 * self._shrink()[index.long()]).round()
+        mean = location + (shrink * residual / 256).round()
+        padded = torch.cat([mean[:, 0], mean.new_zeros(1)])
+        around = board.cross[0]
+        missing = around == len(mean)
+        for a, b in ((0, 3), (3, 0), (1, 2), (2, 1)):  # across an edge, the one opposite
+            around = around.clone()
+            around[:, a] = torch.where(missing[:, a], around[:, b], around[:, a])
+        return padded[around]
+
+    def _shrink(self) -> Tensor:
+        """The share of a residual that is the value's and not the noise's, by entry."""
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        scales = np.exp(np.linspace(low, high, 128)).astype(np.float32).astype(np.float64)
+        return torch.from_numpy(scales**2 / (scales**2 + 1 / 12)).to(self.spread.device)
+
+    # ---- coding ----
+
+    def update(self, force: bool = False) -> bool:
+        for _, _, group in self.steps():
+            group.check()
+        self.__dict__.pop("_mean_table", None)
+        return super().update(force)
+
+    def parts(self) -> Parts:
+        yield from super().parts()
+        yield "first_sent", np.array(self.first_sent)
+        for name, factor in zip(("points", "entries", "base"), self._factors()):
+            yield name, factor.cpu().numpy()
+        yield "neighbours", np.rint(self.neighbours.detach().cpu().numpy() * 2**WEIGHT_BITS)
+        for i, (_, _, group) in enumerate(self.steps()):
+            for name, _ in group.named_parameters():
+                yield f"{i}.{name}", group.fixed(name).detach().cpu().numpy()
+
+    @torch.no_grad()
+    def code(
+        self,
+        coder: SymbolCoder,
+        grid: NestedGrid,
+        before: Known | None,
+        cells: Tensor | None,
+    ) -> Known:
+        """Code a stage.
+
+        Args:
+            coder: where symbols come from and go to.
+            grid: the stage's cells.
+            before: what is known of the stages before.
+            cells: those that hold the coefficients, int64, ``[B, 192, h, w]``, or None
+                where they are to be read.
+        """
+        self._check_cdf_size()
+        B, C, h, w = grid.middle.shape
+        board = Checkerboard(B, h, w, self.spread.device)
+        middle = _by_block(grid.middle)
+        first, mean_before = np.zeros(0), np.zeros(0)
+        sent_before = np.zeros(middle.shape, bool)
+        if before is not None:
+            first = _by_block(grid.first_in(before.cells))
+            sent_before = _by_block(before.sent)
+            mean_before = _by_block(before.means * grid.ratio)
+        target = None if cells is None else _by_block(cells)
+        found = np.zeros(middle.shape, np.int64)
+        sent = np.zeros(middle.shape, bool)
+        locations, entries = np.zeros_like(found), np.zeros_like(found)
+        rows = [rows.cpu().numpy()[:, None] for rows in board.rows]
+
+        def reveal(
+            colour: int, channels: slice, location: Tensor, index: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            at = rows[colour], np.arange(channels.start, channels.stop)
+            entry = index.long().clamp(0, 127).cpu().numpy()
+            locations[at], entries[at] = location.long().cpu().numpy(), entry
+            offset = locations[at] - middle[at]
+            cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
+
+            is_part = sent_before[at]
+            if is_part.any():
+                start = first[at][is_part]
+                r = None if target is None else target[at][is_part] - start
+                weights = self.part_weights(
+                    offset[is_part], start, entry[is_part], grid.ratio
+                )
+                r, there[is_part] = coder.code_parts(r, weights)
+                cell[is_part] = start + r
+
+            is_cell = (entry >= self.first_sent) & ~is_part
+            nearest = (offset[is_cell] + POINTS // 2) // POINTS
+            j = offset[is_cell] - POINTS * nearest
+            k = None if target is None else target[at][is_cell] - nearest
+            k, there[is_cell] = coder.code_cells(self, k, entry[is_cell], j)
+            cell[is_cell] = nearest + k
+
+            found[at], sent[at] = cell, there
+            values = torch.from_numpy(POINTS * cell + middle[at]).to(location)
+            return values, torch.from_numpy(there).to(location.device)
+
+        self.walk(board, reveal)
+        means = self.means(POINTS * found + middle, sent, locations, entries)
+        if before is not None:  # where a stream ends early
+            means = np.where(sent_before & ~sent, mean_before, means)
+        return Known(
+            *(
+                torch.from_numpy(plane.reshape(B, h, w, C).transpose(0, 3, 1, 2)).to(
+                    grid.middle.device
+                )
+                for plane in (found, sent, means)
+            )
+        )
+
+    def teach(
+        self, grid: NestedGrid, before: Known | None, cells: Tensor
+    ) -> tuple[Tensor, Known]:
+        """Likelihoods of a stage's coefficients, with gradients, sent or not.
+
+        Were those that are left for later not learned, none would learn when to leave.
+
+        Args:
+            grid: the stage's cells.
+            before: what is known of the stages before.
+            cells: those that hold the coefficients, int64, ``[B, 192, h, w]``.
+
+        Returns:
+            likelihoods, float64, of that shape, and what is known then.
+        """
+        B, C, h, w = cells.shape
+        board = Checkerboard(B, h, w, cells.device)
+        values = POINTS * cells + grid.middle
+        target = _packed(values, board)
+        if before is not None:
+            # of the part of a known cell, in 1/32
+            start = POINTS * grid.first_in(before.cells) - POINTS // 2 + grid.middle
+            starts, was_sent = _packed(start, board), _packed(before.sent, board)
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        found: dict[tuple[str, int], list[Tensor]] = {}
+
+        def reveal(
+            colour: int, channels: slice, location: Tensor, index: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            v = target[colour][:, channels].double()
+            s = torch.exp(low + index * ((high - low) / 127)) * (POINTS * 3**0.5 / math.pi)
+            p = _mass((v - POINTS / 2 - location) / s, (v + POINTS / 2 - location) / s)
+            sent = index >= self.first_sent
+            if before is not None:
+                start = starts[colour][:, channels].double()
+                end = start + POINTS * grid.ratio
+                inside = location.clamp(start - TAILS * s, end + TAILS * s)
+                part = _mass(
+                    (v - POINTS / 2 - inside) / s, (v + POINTS / 2 - inside) / s
+                ) - _mass((start - inside) / s, (end - inside) / s)
+                is_part = was_sent[colour][:, channels]
+                p = torch.where(is_part, part, p)
+                sent = sent | is_part
+            kept = {"p": p, "sent": sent, "location": location, "index": index}
+            for name, value in kept.items():
+                found.setdefault((name, colour), []).append(value)
+            return v, sent
+
+        self.walk(board, reveal)
+        place = torch.cat(board.rows).argsort()
+
+        def planes(name: str) -> Tensor:
+            # groups come in the order of their channels
+            flat = torch.cat([torch.cat(found[name, colour], 1) for colour in (0, 1)])
+            return flat[place].view(B, h, w, C).permute(0, 3, 1, 2)
+
+        sent, location, index = (planes(name) for name in ("sent", "location", "index"))
+        means = self.means(
+            values.cpu().numpy(),
+            sent.cpu().numpy(),
+            location.detach().long().cpu().numpy(),
+            index.detach().long().clamp(0, 127).cpu().numpy(),
+        )
+        known = Known(cells, sent, torch.from_numpy(means).to(cells))
+        return self.likelihood_lower_bound(planes("p").exp()), known
+
+    def means(
+        self,
+        middles: np.ndarray,
+        sent: np.ndarray,
+        locations: np.ndarray,
+        entries: np.ndarray,
+    ) -> np.ndarray:
+        """Means of coefficients, given what is known of them.
+
+        Args:
+            middles: of their cells, in 1/32 of the width, any shape.
+            sent: whether these were sent.
+            locations: under the prior, in 1/32 of the width.
+            entries: of the scale table.
+
+        Returns:
+            integers in 1/512 of the width, int64.
+        """
+        table, starts, reach = self._mean_table
+        aside = (locations - middles).clip(-reach[entries], reach[entries])
+        inside = (middles << MEAN_BITS) + table[starts[entries] + aside + reach[entries]]
+        return np.where(sent, inside, locations << MEAN_BITS)
+
+    @functools.cached_property
+    def _mean_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means of a cell from its middle, by entry and by the location from its middle.
+
+        Returns:
+            all means in a row; where those of each entry start; how far they reach.
+        """
+        cdf, R = self._quantized_cdf.cpu().numpy().astype(np.int64), cdf_half_width(self)
+        tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
+        reach = tails.astype(np.int64) + POINTS // 2
+        centres = (2 * np.arange(POINTS) - POINTS + 1) << (MEAN_BITS - 1)
+        rows = []
+        for i in range(len(reach)):
+            # the cell's 32 parts, at locations from -reach to reach
+            zero = (R[i] + 1) * POINTS - POINTS // 2
+            edges = np.arange(zero - reach[i], zero + reach[i] + POINTS + 1)
+            mass = np.diff(cdf[i, edges.clip(0, 2 * (R[i] + 1) * POINTS)])
+            windows = np.lib.stride_tricks.sliding_window_view(mass, POINTS)[::-1]
+            total = windows.sum(1)
+            mean = (windows @ centres) / np.maximum(total, 1).astype(np.float64)
+            rows.append(np.rint(mean).astype(np.int64))
+        starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
+        return np.concatenate(rows), starts, reach
+
+    def part_weights(
+        self, offset: np.ndarray, start: np.ndarray, entry: np.ndarray, ratio: int
+    ) -> np.ndarray:
+        """Tables of the parts of known cells, ``[m, ratio]``, as of :mod:`..tables`."""
+        cdf = self._quantized_cdf.cpu().numpy()
+        zero = (cdf_half_width(self) + 1) * POINTS
+        tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
+        edges = POINTS * (start[:, None] + np.arange(ratio + 1)) - POINTS // 2
+        reach = tails[entry].astype(np.int64)
+        location = offset.clip(edges[:, 0] - reach, edges[:, -1] + reach)
+        R = zero[entry]
+        at = (edges - location[:, None] + R[:, None]).clip(0, 2 * R[:, None])
+        mass = np.diff(cdf[entry[:, None], at].astype(np.int64), axis=1) + 1
+        total = mass.cumsum(1)
+        steps = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
+        return np.diff(steps, axis=1, prepend=0).astype(np.float32)
+
+
+class Reveal(Protocol):
+    """Tells what came of a group."""
+
+    def __call__(
+        self, colour: int, channels: slice, location: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Middles of the cells in 1/32 of the width, and which were sent, ``[N, n]``."""
+
+
+def cdf_half_width(prior: UniformNoiseConditional) -> np.ndarray:
+    """Half-widths R of the tables, by entry."""
+    return -prior.offset.cpu().numpy().astype(np.int64)
+
+
+def _magnitude(points: Tensor) -> Tensor:
+    table = _magnitudes().to(points.device)
+    return table[points.abs().clamp(max=len(table) - 1).long()].to(points)
+
+
+def _mass(a: Tensor, b: Tensor) -> Tensor:
+    """Logarithm of the logistic's mass between a < b, stable in the tails."""
+    # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b))
+    log_p = nn.functional.logsigmoid(b) + nn.functional.logsigmoid(-a)
+    return log_p + torch.log(-torch.expm1((a - b).clamp(max=-1e-9)))

@@ -1,0 +1,384 @@
+"""CosineUQDM: universal quantization by nested stages, in a cosine basis."""
+
+import json
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from compressai.registry import register_model
+from torch import Tensor
+
+from ..basis import COEFFICIENT_BITS, POSITION_BITS, from_cosines, n_blocks, to_cosines
+from ..checks import check_count
+from ..codec.coders import COSINE_SHARPNESS, Coder
+from ..entropy_models.latents.cosine import CosineConditional, Known
+from ..entropy_models.nested import NestedGrid, draw_grids, finest_cells, nest
+from ..entropy_models.pixels.softmax import PixelConditional
+from ..identity import Parts, within
+from ..progress import Progress
+from .base import ProgressiveModel, Reconstruction
+from .checkpoint import read_checkpoint
+
+__all__ = ["CosineConfig", "CosineLatent", "CosineUQDM"]
+
+
+@dataclass(frozen=True)
+class CosineConfig:
+    """Configuration of a :class:`CosineUQDM`.
+
+    Args:
+        widths: of the cells of each stage, in levels; each is a multiple of the next.
+        thresholds: standard deviations, in widths, of the coefficients that each stage
+            leaves for later.
+        hidden: width of the state of a block.
+
+    Raises:
+        ValueError: a value that no such model can have.
+    """
+
+    widths: tuple[int, ...] = (48, 8)
+    thresholds: tuple[float, ...] = (0.3, 0.42)
+    hidden: int = 96
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        check_count(self, "hidden")
+        pairs = zip(self.widths, self.widths[1:])
+        if not self.widths or any(b < 1 or a <= b or a % b for a, b in pairs):
+            raise ValueError(
+                "widths must be positive integers, each a multiple of the next, got "
+                f"{self.widths}"
+            )
+        sound = all(0.02 <= threshold <= 4 for threshold in self.thresholds)
+        if len(self.thresholds) != len(self.widths) or not sound:
+            raise ValueError(
+                "thresholds must be as many as widths, each in 0.02..4, got "
+                f"{self.thresholds}"
+            )
+
+    def to_tensor(self) -> Tensor:
+        """The configuration as bytes of JSON, uint8, to travel in a state dict."""
+        text = json.dumps({"cosine": asdict(self)}, sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    @staticmethod
+    def is_in(data: Tensor) -> bool:
+        """Whether such bytes are the configuration of a CosineUQDM."""
+        return bytes(data.to(torch.uint8).tolist()).startswith(b'{"cosine"')
+
+    @classmethod
+    def from_tensor(cls, data: Tensor) -> "CosineConfig":
+        """Inverse of :meth:`to_tensor`.
+
+        Raises:
+            ValueError: it is no such configuration.
+        """
+        try:
+            values = json.loads(bytes(data.tolist()).decode())["cosine"]
+            if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
+                raise ValueError(f"unknown keys {unknown}")
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not the configuration of a CosineUQDM: {error}") from error
+
+
+@dataclass
+class CosineLatent:
+    """Images of which some stages are known.
+
+    Attributes:
+        size: (H, W).
+        grids: cells of every stage.
+        dither: of the finest, int64, ``[1, 192, h, w]``.
+        stages: number of stages that are known.
+        known: what the last of them says of the coefficients.
+        levels: the pixels, once they are known.
+        progress: is told of every stage's network.
+    """
+
+    size: tuple[int, int]
+    grids: list[NestedGrid]
+    dither: Tensor
+    stages: int = 0
+    known: Known | None = None
+    levels: Tensor | None = None
+    progress: Progress | None = None
+
+
+@register_model("uqdm-cosine")
+class CosineUQDM(ProgressiveModel[CosineLatent]):
+    r"""Progressive coding by universal quantization in a cosine basis.
+
+    .. code-block:: none
+
+              levels of pixels
+                   │ 8x8 cosines of three colours: 192 coefficients a block
+            ┌──────▼──────┐  in cells of width Delta_1   ┌────┐
+        1   │   nested    ├─────────────────────────────►│ CP │ coded, but for those that
+            │  universal  │                              └────┘ are predicted to be small
+            │             │  which of the ratio parts    ┌────┐
+        2.. │ quantization├─────────────────────────────►│ CP │ of what is known, and
+            └──────┬──────┘  of width Delta_2, ...       └────┘ cells of what is not
+                   │ fixed-point inverse                 ┌────┐
+        T+1        └────────────────────────────────────►│ PP │ pixels: now exact
+                                                         └────┘
+
+        CP = cosine prior: 48 groups of coefficients, each told by those before it
+        PP = pixel prior
+
+    Universal quantization costs about as much as the signal is wide in units of its noise,
+    linearly, so it pays to have it in few coordinates; and noise whose schedule differs
+    by frequency makes a diffusion of its own (Hoogeboom and Salimans, "Blurring Diffusion
+    Models", ICLR 2023). Networks are in integers: strings decode on every machine.
+
+    Args:
+        config: the model's configuration.
+        quality: number of stages to code, 1 (coarsest) to T + 1 (lossless), by default
+            T + 1; can be set later.
+    """
+
+    config_bytes: Tensor
+    arithmetics = ("integer",)
+
+    def __init__(self, config: CosineConfig = CosineConfig(), quality: int | None = None):
+        super().__init__()
+        self.config = self._hub_mixin_config = config
+        self.register_buffer("config_bytes", config.to_tensor())
+        priors = [
+            CosineConditional(float(width), threshold, config.hidden)
+            for width, threshold in zip(config.widths, config.thresholds)
+        ]
+        self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
+        self.pixel_prior = PixelConditional()
+        self.quality = self.n_stages if quality is None else quality
+
+    # ---- stages ----
+
+    @property
+    def n_stages(self) -> int:
+        """T + 1: the stages of coefficients and the pixels."""
+        return len(self.config.widths) + 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.config_bytes.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def portable(self) -> bool:
+        """Always: all that a decoder computes are integers."""
+        return True
+
+    def is_guarded(self, stages: int) -> bool:
+        return False
+
+    def passes(self, stages: int, picture: bool = False) -> int:
+        return min(stages, len(self.config.widths))
+
+    def first_latent(
+        self, shape: Sequence[int], seed: int, progress: Progress | None = None
+    ) -> CosineLatent:
+        B, _, H, W = shape
+        blocks = (192, n_blocks(H), n_blocks(W))
+        grids, u = draw_grids(self.config.widths, blocks, seed)
+        device = self.device
+        grids = [
+            grid._replace(
+                **{
+                    name: getattr(grid, name).to(device).expand(B, *blocks)
+                    for name in ("start", "middle", "offset")
+                }
+            )
+            for grid in grids
+        ]
+        return CosineLatent((H, W), grids, u.to(device)[None], progress=progress)
+
+    def settle(
+        self, before: CosineLatent, latent: CosineLatent, n_decoded: int
+    ) -> CosineLatent:
+        return latent
+
+    def advance(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
+        """One stage on: the cells of the image, the prior, the symbols."""
+        stages = latent.stages + 1
+        if stages == self.n_stages:
+            levels = coder.code_levels(self.pixel_prior, self.picture(latent))
+            coder.end_stage(stages, levels.cpu().numpy())
+            return replace(latent, stages=stages, levels=levels.to(self.device))
+        prior, grid = self.latent_priors[stages - 1], latent.grids[stages - 1]
+        cells = None
+        if coder.levels is not None:
+            x = to_cosines(coder.levels)
+            cells = grid.cells(finest_cells(x, latent.grids[-1].width, latent.dither))
+        known = prior.code(coder, grid, latent.known, cells)
+        coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
+        if latent.progress:
+            latent.progress(1.0)
+        return replace(latent, stages=stages, known=known)
+
+    def picture(self, latent: CosineLatent) -> np.ndarray:
+        """Positions of pixels, int64 with 16 fractional bits, ``[B, 3, H, W]``."""
+        known = latent.known
+        if known is None:
+            H, W = latent.size
+            return np.full((len(latent.dither), 3, H, W), 255 << (POSITION_BITS - 1))
+        width = latent.grids[min(latent.stages, len(latent.grids)) - 1].width
+        # means are in 1/512 of the width
+        shift = 9 - COEFFICIENT_BITS
+        coefficients = known.means * int(width) + (1 << shift - 1) >> shift
+        images = coefficients.cpu().numpy()
+        return np.stack([from_cosines(image, latent.size) for image in images])
+
+    def reconstruct(
+        self, latent: CosineLatent, method: Reconstruction, seed: int
+    ) -> Tensor:
+        """Levels 0..255 of images, ``[B, 3, H, W]``.
+
+        Raises:
+            ValueError: the method is not ``"denoise"``: there is no other here.
+        """
+        if method != "denoise":
+            raise ValueError(
+                f'reconstruction must be "denoise", got {method!r}: nothing is sampled in '
+                "the cosine basis, every coefficient stands at its mean"
+            )
+        if latent.levels is not None:
+            return latent.levels
+        levels = self.picture(latent) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
+        return torch.from_numpy(levels.clip(0, 255).astype(np.uint8)).to(self.device)
+
+    # ---- training ----
+
+    def teach(self, levels: Tensor) -> Iterator[tuple[Tensor, CosineLatent]]:
+        """Stage by stage, with noise from PyTorch's generator, what there is to learn.
+
+        Args:
+            levels: images, 0..255, ``[B, 3, H, W]``.
+
+        Yields:
+            likelihoods of all coefficients, sent or not, float64, ``[B, 192, h, w]``, with
+            gradients, and what is known then.
+        """
+        x = to_cosines(levels)
+        words = [
+            torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device)
+            for _ in self.config.widths
+        ]
+        grids, u = nest(self.config.widths, words)
+        finest = finest_cells(x, grids[-1].width, u)
+        H, W = levels.shape[2:]
+        latent = CosineLatent((H, W), grids, u)
+        for stage, (prior, grid) in enumerate(zip(self.latent_priors, grids), 1):
+            p, known = prior.teach(grid, latent.known, grid.cells(finest))
+            latent = replace(latent, stages=stage, known=known)
+            yield p, latent
+
+    def bound(self, levels: Tensor) -> dict[str, Any]:
+        """Bits of all stages' coefficients, sent or not, and the image after ``quality``.
+
+        The priors of the pixels are trained apart.
+        """
+        likelihoods, x_hat = {}, levels / 255
+        for p, latent in self.teach(levels):
+            likelihoods[f"stage_{latent.stages}"] = p
+            if latent.stages == self.quality:
+                x_hat = self.reconstruct(latent, "denoise", 0) / 255
+        return {"x_hat": x_hat, "likelihoods": likelihoods}
+
+    # ---- CompressAI ----
+
+    def update(self, force: bool = False) -> bool:
+        """Build the integer tables that ``compress`` needs.
+
+        Args:
+            force: build them anew where they exist.
+
+        Returns:
+            whether any were built.
+
+        Raises:
+            ValueError: weights are so large that a sum could be rounded.
+        """
+        updated = [prior.update(force) for prior in self.latent_priors]
+        if force or not self.pixel_prior.has_tables:
+            updated.append(self.pixel_prior.build(COSINE_SHARPNESS))
+        return any(updated)
+
+    def aux_loss(self) -> Tensor:
+        """0: the tables' spans are fixed."""
+        return torch.stack([prior.loss() for prior in self.latent_priors]).sum()
+
+    def parts(self) -> Parts:
+        yield "widths", np.array(self.config.widths)
+        for i, prior in enumerate(self.latent_priors, 1):
+            yield from within(f"stage {i}", prior.parts())
+        yield from within("pixels", self.pixel_prior.parts())
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Any], **kwargs: Any) -> Self:
+        """A model from its state dict, or a trainer's dict that holds one.
+
+        Args:
+            state_dict: the dict.
+            kwargs: arguments of the class, such as ``quality``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        for key in ("network", "state_dict", "model_state_dict"):
+            state_dict = state_dict.get(key, state_dict)
+        if "config_bytes" not in state_dict:
+            raise ValueError("expected the state dict of a CosineUQDM: no config_bytes")
+        net = cls(CosineConfig.from_tensor(state_dict["config_bytes"]), **kwargs)
+        # tables and the spans of scales may be missing: they follow
+        initial = {k: v for k, v in net.state_dict().items() if not _is_weight(k)}
+        try:
+            net.load_state_dict({**initial, **state_dict})
+        except RuntimeError as error:
+            raise ValueError(f"weights of another architecture: {error}") from error
+        return net
+
+    def save_integers(self, path: str | Path) -> None:
+        """Write the weights as the integers that they are rounded to, compressed.
+
+        Args:
+            path: an ``.npz`` file; :meth:`from_checkpoint` reads it.
+        """
+        arrays = {"config_bytes": self.config_bytes.cpu().numpy()}
+        for i, prior in enumerate(self.latent_priors):
+            arrays[f"latent_priors.{i}.spread"] = prior.spread.cpu().numpy()
+            arrays[f"latent_priors.{i}.neighbours"] = (
+                prior.neighbours.detach().cpu().numpy()
+            )
+            for g, (_, _, group) in enumerate(prior.steps()):
+                for name, _ in group.named_parameters():
+                    fixed = group.fixed(name).detach().cpu().numpy()
+                    kind = np.int32 if name.endswith("bias") else np.int16
+                    arrays[f"latent_priors.{i}.groups.{g}.{name}"] = fixed.astype(kind)
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **kwargs: Any) -> Self:
+        """A model from a file, ready to code.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no checkpoint of a CosineUQDM.
+        """
+        net = cls.from_state_dict(read_checkpoint(Path(path)), **kwargs)
+        net.update()
+        return net.eval()
+
+
+def _is_weight(name: str) -> bool:
+    return ".groups." in name or name.endswith((".spread", ".neighbours"))
