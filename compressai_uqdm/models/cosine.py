@@ -99,6 +99,7 @@ class CosineLatent:
         dither: of the finest, int64, ``[1, 192, h, w]``.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
+        finest: cells of the finest grid that hold them, where the images are there.
         levels: the pixels, once they are known.
         progress: is told of every stage's network.
     """
@@ -108,6 +109,7 @@ class CosineLatent:
     dither: Tensor
     stages: int = 0
     known: Known | None = None
+    finest: Tensor | None = None
     levels: Tensor | None = None
     progress: Progress | None = None
 
@@ -216,15 +218,16 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             coder.end_stage(stages, levels.cpu().numpy())
             return replace(latent, stages=stages, levels=levels.to(self.device))
         prior, grid = self.latent_priors[stages - 1], latent.grids[stages - 1]
-        cells = None
-        if coder.levels is not None:
+        finest = latent.finest
+        if finest is None and coder.levels is not None:
             x = to_cosines(coder.levels)
-            cells = grid.cells(finest_cells(x, latent.grids[-1].width, latent.dither))
+            finest = finest_cells(x, latent.grids[-1].width, latent.dither)
+        cells = None if finest is None else grid.cells(finest)
         known = prior.code(coder, grid, latent.known, cells)
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)
-        return replace(latent, stages=stages, known=known)
+        return replace(latent, stages=stages, known=known, finest=finest)
 
     def picture(self, latent: CosineLatent) -> np.ndarray:
         """Positions of pixels, int64 with 16 fractional bits, ``[B, 3, H, W]``."""
