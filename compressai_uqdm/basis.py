@@ -19,6 +19,7 @@ __all__ = [
     "POSITION_BITS",
     "from_cosines",
     "n_blocks",
+    "spread_variances",
     "to_cosines",
 ]
 
@@ -63,6 +64,8 @@ _BASIS_BITS = 14
 _INNER_BITS = 12
 _COLOUR = np.rint(_cosines(3) * (1 << _BASIS_BITS))
 _PLANE = np.rint(_cosines(BLOCK) * (1 << _BASIS_BITS))
+_COLOUR_SQUARED = np.rint(_cosines(3) ** 2 * (1 << _BASIS_BITS))
+_PLANE_SQUARED = np.rint(_cosines(BLOCK) ** 2 * (1 << _BASIS_BITS))
 
 
 def n_blocks(size: int) -> int:
@@ -113,6 +116,29 @@ def from_cosines(coefficients: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y = _shifted(y, _INNER_BITS + _BASIS_BITS - POSITION_BITS)
     pixels = y.reshape(3, h * BLOCK, w * BLOCK)[:, : size[0], : size[1]]
     return pixels.astype(np.int64) + (255 << (POSITION_BITS - 1))
+
+
+def spread_variances(variances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Variances of pixels where those of coefficients are known, and these independent.
+
+    Args:
+        variances: integers below 2^34, ``[192, h, w]``.
+        size: (H, W).
+
+    Returns:
+        int64 in the same unit, ``[3, H, W]``; the same on every machine.
+    """
+    _, h, w = variances.shape
+    y = variances[_PLACE].astype(np.float64).reshape(3, BLOCK, BLOCK, h, w)
+    y = _shifted(
+        np.einsum("ui,cuvyx->civyx", _PLANE_SQUARED, y, optimize=True), _BASIS_BITS
+    )
+    y = _shifted(
+        np.einsum("vj,civyx->cijyx", _PLANE_SQUARED, y, optimize=True), _BASIS_BITS
+    )
+    y = np.einsum("kc,kijyx->cyixj", _COLOUR_SQUARED, y, optimize=True)
+    y = _shifted(y, _BASIS_BITS).reshape(3, h * BLOCK, w * BLOCK)
+    return y[:, : size[0], : size[1]].astype(np.int64)
 
 
 def _shifted(x: np.ndarray, bits: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from compressai_uqdm.entropy_models.latents.context import (
     INPUT_MAX,
     ContextPrior,
 )
-from compressai_uqdm.entropy_models.pixels.context import PixelNetwork
+from compressai_uqdm.entropy_models.pixels.network import PixelNetwork
 from compressai_uqdm.entropy_models.randomness import dither
 from compressai_uqdm.training.context import FloatContext, collect, read_crops
 from compressai_uqdm.zoo import RECIPES

@@ -30,13 +30,13 @@ from compressai_uqdm.entropy_models.pixels.context import (
     ContextPixels,
     Known,
     LevelTables,
-    PixelNetwork,
 )
 from compressai_uqdm.entropy_models.pixels.interval import (
     IntervalPixels,
     coefficients,
     positions,
 )
+from compressai_uqdm.entropy_models.pixels.network import PixelNetwork
 from compressai_uqdm.entropy_models.randomness import dither, prior_sample, z_1_points
 from compressai_uqdm.training.pixels import FloatPixels, PixelData
 from compressai_uqdm.zoo import RECIPES

@@ -16,21 +16,16 @@ import torch
 
 from torch import Tensor
 
-from ..basis import POSITION_BITS
 from ..diffusion import levels_to_x
 from ..entropy_models.coder import StreamDecoder, StreamEncoder
 from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
 from ..entropy_models.latents.uniform_noise import UNKNOWN, UniformNoiseConditional
 from ..entropy_models.lattice import from_lattice
 from ..entropy_models.pixels.base import PixelPrior
-from ..entropy_models.pixels.softmax import PixelConditional
 from ..entropy_models.tables import PRECISION
 from .latent import Latent
 
 __all__ = ["Coder", "Decoder", "Encoder", "Estimator", "split_string"]
-
-COSINE_SHARPNESS = 0.125
-"""Of the pixels after the last stage in the cosine basis."""
 
 CUT_NOISE = 0.75
 """Share of their dither that values of the first stage take where it is cut. There the
@@ -88,10 +83,6 @@ class Coder:
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Symbols r, ``[m]``, by a table of weights for each, ``[m, n]``; likewise."""
-        raise NotImplementedError
-
-    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
-        """The levels of the pixels, ``[B, 3, H, W]``, given where they are expected."""
         raise NotImplementedError
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
@@ -169,11 +160,6 @@ class Encoder(Coder):
         self.stream.encode(r, weights)
         return r, np.ones(len(r), bool)
 
-    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
-        levels = self.levels[0].cpu().numpy().astype(np.uint8)
-        prior.encode_at(self.stream, levels, positions[0])
-        return self.levels
-
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
         self._listed.append(b"")
@@ -248,9 +234,6 @@ class Decoder(Coder):
         there = np.arange(len(weights)) < len(r)
         return np.pad(r, (0, len(weights) - len(r))), there
 
-    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
-        return torch.from_numpy(prior.decode_at(self.stream, positions[0]))[None]
-
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
 
@@ -301,12 +284,6 @@ class Estimator(Coder):
         chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
         self._noted.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
         return r, np.ones(len(r), bool)
-
-    def code_levels(self, prior: PixelConditional, positions: np.ndarray) -> Tensor:
-        at = torch.from_numpy(positions / float(1 << POSITION_BITS)).to(self.levels.device)
-        kappa = torch.tensor(COSINE_SHARPNESS)
-        self._noted.append(prior.likelihood(self.levels, at, kappa).flatten().cpu().numpy())
-        return self.levels
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         """Likelihoods of a stage are those of the values that were sent, ``[m]``."""

@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 
 from .latents.context import ContextPrior
-from .pixels.context import PixelNetwork
 from .pixels.interval import PLANES
+from .pixels.network import PixelNetwork
 
 __all__ = ["Contexts", "read_contexts", "save_contexts"]
 

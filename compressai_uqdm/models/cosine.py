@@ -14,12 +14,19 @@ import torch.nn as nn
 from compressai.registry import register_model
 from torch import Tensor
 
-from ..basis import COEFFICIENT_BITS, POSITION_BITS, from_cosines, n_blocks, to_cosines
+from ..basis import (
+    COEFFICIENT_BITS,
+    POSITION_BITS,
+    from_cosines,
+    n_blocks,
+    spread_variances,
+    to_cosines,
+)
 from ..checks import check_count
-from ..codec.coders import COSINE_SHARPNESS, Coder
+from ..codec.coders import Coder
 from ..entropy_models.latents.cosine import CosineConditional, Known
 from ..entropy_models.nested import NestedGrid, draw_grids, finest_cells, nest
-from ..entropy_models.pixels.softmax import PixelConditional
+from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess
 from ..identity import Parts, within
 from ..progress import Progress
 from .base import ProgressiveModel, Reconstruction
@@ -133,7 +140,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
                                                          └────┘
 
         CP = cosine prior: 48 groups of coefficients, each told by those before it
-        PP = pixel prior
+        PP = pixel prior: 12 groups of pixels, each told by those before it
 
     Universal quantization costs about as much as the signal is wide in units of its noise,
     linearly, so it pays to have it in few coordinates; and noise whose schedule differs
@@ -158,7 +165,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             for width, threshold in zip(config.widths, config.thresholds)
         ]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
-        self.pixel_prior = PixelConditional()
+        self.pixel_prior = CosinePixels()
         self.quality = self.n_stages if quality is None else quality
 
     # ---- stages ----
@@ -214,9 +221,14 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """One stage on: the cells of the image, the prior, the symbols."""
         stages = latent.stages + 1
         if stages == self.n_stages:
-            levels = coder.code_levels(self.pixel_prior, self.picture(latent))
-            coder.end_stage(stages, levels.cpu().numpy())
-            return replace(latent, stages=stages, levels=levels.to(self.device))
+            found = []
+            for b, guess in enumerate(self.guesses(latent)):
+                image = None if coder.levels is None else coder.levels[b].cpu().numpy()
+                found.append(self.pixel_prior.code(coder, guess, image))
+            levels = np.stack(found)
+            coder.end_stage(stages, levels)
+            pixels = torch.from_numpy(levels).to(self.device)
+            return replace(latent, stages=stages, levels=pixels)
         prior, grid = self.latent_priors[stages - 1], latent.grids[stages - 1]
         finest = latent.finest
         if finest is None and coder.levels is not None:
@@ -241,6 +253,16 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         coefficients = known.means * int(width) + (1 << shift - 1) >> shift
         images = coefficients.cpu().numpy()
         return np.stack([from_cosines(image, latent.size) for image in images])
+
+    def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
+        """What the prior of pixels is told of each image, after all other stages."""
+        known = latent.known
+        assert known is not None
+        width = int(latent.grids[-1].width)
+        for positions, planes in zip(self.picture(latent), known.variances.cpu().numpy()):
+            variances = planes * width**2 >> 20 - VARIANCE_BITS
+            spread = spread_variances(variances, latent.size)
+            yield Guess.of(positions, spread, variances)
 
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
@@ -312,10 +334,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         Raises:
             ValueError: weights are so large that a sum could be rounded.
         """
-        updated = [prior.update(force) for prior in self.latent_priors]
-        if force or not self.pixel_prior.has_tables:
-            updated.append(self.pixel_prior.build(COSINE_SHARPNESS))
-        return any(updated)
+        priors = [*self.latent_priors, self.pixel_prior]
+        return any([prior.update(force) for prior in priors])
 
     def aux_loss(self) -> Tensor:
         """0: the tables' spans are fixed."""
@@ -368,6 +388,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
                     fixed = group.fixed(name).detach().cpu().numpy()
                     kind = np.int32 if name.endswith("bias") else np.int16
                     arrays[f"latent_priors.{i}.groups.{g}.{name}"] = fixed.astype(kind)
+        for name, buffer in self.pixel_prior.network.named_buffers():
+            arrays[f"pixel_prior.network.{name}"] = buffer.cpu().numpy()
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -384,4 +406,5 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
 
 def _is_weight(name: str) -> bool:
-    return ".groups." in name or name.endswith((".spread", ".neighbours"))
+    is_network = ".groups." in name or ".network." in name
+    return is_network or name.endswith((".spread", ".neighbours"))

@@ -46,6 +46,7 @@ HIDDEN_MAX = 255
 SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
 FACTOR_BITS = 8
 MEAN_BITS = 4
+VARIANCE_UNITS = 1 << 20
 EXACT = 1 << 24
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
@@ -65,6 +66,7 @@ class Known(NamedTuple):
     cells: Tensor  # int64; where sent, the cell that holds the coefficient
     sent: Tensor  # bool
     means: Tensor  # int64; of the coefficients, in 1/512 of the stage's width
+    variances: Tensor  # int64; of what they are around it, in 1/2^20 of its square
 
 
 class SymbolCoder(Protocol):
@@ -377,7 +379,7 @@ class CosineConditional(UniformNoiseConditional):
     def update(self, force: bool = False) -> bool:
         for _, _, group in self.steps():
             group.check()
-        self.__dict__.pop("_mean_table", None)
+        self.__dict__.pop("_moment_table", None)
         return super().update(force)
 
     def parts(self) -> Parts:
@@ -411,12 +413,13 @@ class CosineConditional(UniformNoiseConditional):
         B, C, h, w = grid.middle.shape
         board = Checkerboard(B, h, w, self.spread.device)
         middle = _by_block(grid.middle)
-        first, mean_before = np.zeros(0), np.zeros(0)
+        first, mean_before, variance_before = np.zeros(0), np.zeros(0), np.zeros(0)
         sent_before = np.zeros(middle.shape, bool)
         if before is not None:
             first = _by_block(grid.first_in(before.cells))
             sent_before = _by_block(before.sent)
             mean_before = _by_block(before.means * grid.ratio)
+            variance_before = _by_block(before.variances * grid.ratio**2)
         target = None if cells is None else _by_block(cells)
         found = np.zeros(middle.shape, np.int64)
         sent = np.zeros(middle.shape, bool)
@@ -454,15 +457,17 @@ class CosineConditional(UniformNoiseConditional):
             return values, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
-        means = self.means(POINTS * found + middle, sent, locations, entries)
+        means, variances = self.moments(POINTS * found + middle, sent, locations, entries)
         if before is not None:  # where a stream ends early
-            means = np.where(sent_before & ~sent, mean_before, means)
+            is_cut = sent_before & ~sent
+            means = np.where(is_cut, mean_before, means)
+            variances = np.where(is_cut, variance_before, variances)
         return Known(
             *(
                 torch.from_numpy(plane.reshape(B, h, w, C).transpose(0, 3, 1, 2)).to(
                     grid.middle.device
                 )
-                for plane in (found, sent, means)
+                for plane in (found, sent, means, variances)
             )
         )
 
@@ -523,23 +528,24 @@ class CosineConditional(UniformNoiseConditional):
             return flat[place].view(B, h, w, C).permute(0, 3, 1, 2)
 
         sent, location, index = (planes(name) for name in ("sent", "location", "index"))
-        means = self.means(
+        moments = self.moments(
             values.cpu().numpy(),
             sent.cpu().numpy(),
             location.detach().long().cpu().numpy(),
             index.detach().long().clamp(0, 127).cpu().numpy(),
         )
-        known = Known(cells, sent, torch.from_numpy(means).to(cells))
+        means, variances = (torch.from_numpy(planes).to(cells) for planes in moments)
+        known = Known(cells, sent, means, variances)
         return self.likelihood_lower_bound(planes("p").exp()), known
 
-    def means(
+    def moments(
         self,
         middles: np.ndarray,
         sent: np.ndarray,
         locations: np.ndarray,
         entries: np.ndarray,
-    ) -> np.ndarray:
-        """Means of coefficients, given what is known of them.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances of coefficients, given what is known of them.
 
         Args:
             middles: of their cells, in 1/32 of the width, any shape.
@@ -548,25 +554,26 @@ class CosineConditional(UniformNoiseConditional):
             entries: of the scale table.
 
         Returns:
-            integers in 1/512 of the width, int64.
+            integers in 1/512 of the width, and in 1/2^20 of its square, int64.
         """
-        table, starts, reach = self._mean_table
-        aside = (locations - middles).clip(-reach[entries], reach[entries])
-        inside = (middles << MEAN_BITS) + table[starts[entries] + aside + reach[entries]]
-        return np.where(sent, inside, locations << MEAN_BITS)
+        table = self._moment_table
+        reach = table.reach[entries]
+        at = table.starts[entries] + reach + (locations - middles).clip(-reach, reach)
+        inside = (middles << MEAN_BITS) + table.means[at]
+        return (
+            np.where(sent, inside, locations << MEAN_BITS),
+            np.where(sent, table.variances[at], table.unsent[entries]),
+        )
 
     @functools.cached_property
-    def _mean_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means of a cell from its middle, by entry and by the location from its middle.
-
-        Returns:
-            all means in a row; where those of each entry start; how far they reach.
-        """
+    def _moment_table(self) -> "MomentTable":
         cdf, R = self._quantized_cdf.cpu().numpy().astype(np.int64), cdf_half_width(self)
         tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
         reach = tails.astype(np.int64) + POINTS // 2
         centres = (2 * np.arange(POINTS) - POINTS + 1) << (MEAN_BITS - 1)
-        rows = []
+        squares, one = centres.astype(np.float64) ** 2, POINTS << MEAN_BITS
+        unit = VARIANCE_UNITS / one**2
+        means, variances = [], []
         for i in range(len(reach)):
             # the cell's 32 parts, at locations from -reach to reach
             zero = (R[i] + 1) * POINTS - POINTS // 2
@@ -574,10 +581,20 @@ class CosineConditional(UniformNoiseConditional):
             mass = np.diff(cdf[i, edges.clip(0, 2 * (R[i] + 1) * POINTS)])
             windows = np.lib.stride_tricks.sliding_window_view(mass, POINTS)[::-1]
             total = windows.sum(1)
-            mean = (windows @ centres) / np.maximum(total, 1).astype(np.float64)
-            rows.append(np.rint(mean).astype(np.int64))
-        starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
-        return np.concatenate(rows), starts, reach
+            total = np.maximum(total, 1).astype(np.float64)
+            mean = (windows @ centres) / total
+            inside = one**2 / (12 * POINTS**2)  # a part is as wide
+            variance = (windows @ squares) / total - mean**2 + inside
+            means.append(np.rint(mean).astype(np.int64))
+            variances.append(np.rint(variance * unit).astype(np.int64))
+        scales = self.scale_table.cpu().numpy().astype(np.float64)
+        return MomentTable(
+            np.concatenate(means),
+            np.concatenate(variances),
+            np.cumsum([0, *(len(row) for row in means[:-1])]),
+            reach,
+            np.rint(scales**2 * VARIANCE_UNITS).astype(np.int64),
+        )
 
     def part_weights(
         self, offset: np.ndarray, start: np.ndarray, entry: np.ndarray, ratio: int
@@ -595,6 +612,16 @@ class CosineConditional(UniformNoiseConditional):
         total = mass.cumsum(1)
         steps = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
         return np.diff(steps, axis=1, prepend=0).astype(np.float32)
+
+
+class MomentTable(NamedTuple):
+    """Moments of a value in a cell, by entry and by the location from its middle."""
+
+    means: np.ndarray  # from the middle, those of all entries in a row
+    variances: np.ndarray  # likewise
+    starts: np.ndarray  # where those of each entry start
+    reach: np.ndarray  # how far its locations reach
+    unsent: np.ndarray  # variances of values that are in no cell, by entry
 
 
 class Reveal(Protocol):

@@ -18,57 +18,30 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 
 from torch import Tensor
 
 from ...identity import Parts, within
 from ..coder import StreamDecoder, StreamEncoder
 from ..groups import GROUPS, group
-from ..integer import (
-    HIDDEN_BITS,
-    HIDDEN_MAX,
-    WEIGHT_BITS,
-    activate,
-    bands,
-    check_sums,
-    exact_floats,
-    rounded_shift,
-)
+from ..integer import exact_floats, rounded_shift
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
 from .base import PixelPrior
+from .network import INPUT_MAX, SUM_BITS, PixelNetwork, channel_of, padded, phases
 
 __all__ = [
-    "INPUT_BITS",
-    "INPUT_MAX",
     "POSITION_BITS",
     "ContextPixels",
     "Known",
     "LevelTables",
-    "PixelNetwork",
 ]
 
 POSITION_BITS = 12
 """Fractional bits of the ends of intervals."""
 
-INPUT_BITS, INPUT_MAX = 6, 1023
-"""Fractional bits of the network's inputs, and their largest magnitude.
-
-One, in those that are levels, is four of them: a unit is 1/16 level."""
-
-HIDDEN = 32
-"""Hidden channels of a group."""
-
-TRUNK, TRUNK_LAYERS = 48, 3
-"""Channels and layers of what all groups share."""
-
-_CONV_BITS = 9  # fractional bits of weights on the picture: its sums are as the others
-_SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
-_UNIT = 16  # inputs to a level
+_UNIT = 16  # of the network's inputs in a level: one is four levels
 _SMOOTH = 5  # side of the square whose mean is taken from levels
-_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 LOCATION_POINTS = 32
 """Units of a location in a level."""
@@ -109,216 +82,6 @@ class Known(NamedTuple):
         return np.maximum(self.high >> POSITION_BITS, self.first)
 
 
-# ---- the network ----
-
-
-class PixelNetwork(nn.Module):
-    r"""The network of integers that tells where levels are.
-
-    It sees the 2x2 phases of a plane as channels, so its 3x3 convolutions are of 6x6
-    values. A level, decoded or not, is seen less the mean of the guesses around it.
-
-    .. code-block:: none
-
-        planes, first guess ─► 3x3 ReLU ─► 3x3 ReLU ─► 3x3 ReLU ─┬──┐   once
-        first guess ─────────────────────────── linear 3x3, 1x1 ─┴──┼─► better guess
-                                                               1x1  │
-        levels decoded so far, ─┐  3x3                          ▼   │   for each
-        guesses of the others  ─┴────► 32 channels ───────────► + ReLU ─► 1x1 ReLU ─► 1x1
-                                  └──────────── linear ──────────────► + location, scale
-
-    Args:
-        planes: number of planes beside the guess.
-
-    Attributes:
-        trunk_0, ...: weights of the shared layers, ``[48, 12 (planes + 1), 3, 3]`` and
-            ``[48, 48, 3, 3]``, int16; ``trunk_0_bias``, ..., ``[48]``, int32, as all that
-            follow: weights int16, biases int32.
-        estimate, estimate_conv, estimate_bias: of the better guess, ``[12, 48]``,
-            ``[12, 12, 3, 3]`` and ``[12]``.
-        conv, trunk_mix, conv_bias: of a group's first layer, ``[12, 33, 12, 3, 3]``, the
-            last output being the linear path, ``[12, 32, 48]`` and ``[12, 32]``.
-        mix, mix_bias: of its second, ``[12, 32, 32]`` and ``[12, 32]``.
-        head, head_bias: of its outputs, ``[12, 2, 32]`` and ``[12, 2]``.
-    """
-
-    def __init__(self, planes: int):
-        super().__init__()
-        for name, shape in shapes(planes).items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
-
-    def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
-        w = dict(self.named_buffers())
-        for i in range(TRUNK_LAYERS):
-            term = (w[f"trunk_{i}"].flatten(1), HIDDEN_MAX if i else INPUT_MAX)
-            check_sums(f"trunk_{i}", term, bias=w[f"trunk_{i}_bias"])
-        check_sums(
-            "estimate",
-            (w["estimate"], HIDDEN_MAX),
-            (w["estimate_conv"].flatten(1), INPUT_MAX),
-            bias=w["estimate_bias"],
-        )
-        conv = w["conv"].flatten(2)
-        check_sums(
-            "conv",
-            (conv[:, :-1], INPUT_MAX),
-            (w["trunk_mix"], HIDDEN_MAX),
-            bias=w["conv_bias"],
-        )
-        check_sums("conv", (conv[:, -1:], INPUT_MAX), bias=torch.zeros(len(GROUPS), 1))
-        for name in ("mix", "head"):
-            check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
-
-    def trunk(self, planes: np.ndarray) -> np.ndarray:
-        """What all groups share of a picture.
-
-        Args:
-            planes: the phases of all planes, the guess first, ``[12 (planes + 1), h, w]``.
-
-        Returns:
-            hidden activations, int16, ``[48, h, w]``.
-        """
-        w = self._weights()
-        bits = INPUT_BITS + WEIGHT_BITS
-        for i in range(TRUNK_LAYERS):
-            weight, bias = w[f"trunk_{i}"], w[f"trunk_{i}_bias"]
-            padded = _padded(planes)
-            planes = np.empty((TRUNK, *planes.shape[1:]), np.int16)
-            for rows in bands(planes.shape[1]):
-                sums = F.conv2d(_band(padded, rows), weight, bias)[0]
-                planes[:, rows] = activate(sums, bits).numpy()
-            bits = _SUM_BITS
-        return planes
-
-    def improve(self, picture: np.ndarray, shared: np.ndarray) -> np.ndarray:
-        """What must be added to the guess.
-
-        Args:
-            picture: the phases of the guess, with a border of one zero, float32,
-                ``[12, h + 2, w + 2]``.
-            shared: as of :meth:`trunk`.
-
-        Returns:
-            integers with 6 fractional bits, int32, ``[12, h, w]``.
-        """
-        w = self._weights()
-        found = np.empty((12, *shared.shape[1:]), np.int32)
-        for rows in bands(shared.shape[1]):
-            sums = F.conv2d(_band(picture, rows), w["estimate_conv"], w["estimate_bias"])[0]
-            mixed = torch.einsum("oi,ihw->ohw", w["estimate"], _floats(shared[:, rows]))
-            change = ((sums + mixed) * 2.0 ** (INPUT_BITS - _SUM_BITS)).floor()
-            found[:, rows] = change.clamp(-INPUT_MAX, INPUT_MAX).numpy()
-        return found
-
-    def group(
-        self, picture: np.ndarray, shared: np.ndarray, g: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at all values of one group.
-
-        Args:
-            picture: as of :meth:`improve`, with levels where they are decoded.
-            shared: as of :meth:`trunk`.
-            g: number of the group.
-
-        Returns:
-            what to move the guess by, 15 fractional bits, of four levels; and the
-            logarithm of the scale, less that which 0 means, 15 fractional bits; int64,
-            ``[h, w]``.
-        """
-        w = {name: weight[g] for name, weight in self._weights(of_groups=True).items()}
-        found = np.empty((2, *shared.shape[1:]), np.int64)
-        for rows in bands(shared.shape[1]):
-            sums = F.conv2d(_band(picture, rows), w["conv"])[0].flatten(1)
-            inside = _floats(shared[:, rows]).flatten(1)
-            mixed = torch.addmm(w["conv_bias"][:, None], w["trunk_mix"], inside)
-            hidden = activate(sums[:-1] + mixed, _SUM_BITS)
-            hidden = activate(
-                torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), _SUM_BITS
-            )
-            out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
-            out[0] += sums[-1].to(torch.int64)
-            found[:, rows] = out.reshape(2, -1, shared.shape[2]).numpy()
-        return found[0], found[1]
-
-    def parts(self) -> Parts:
-        """All weights."""
-        for name, weight in self.named_buffers():
-            yield name, weight.cpu().numpy()
-
-    def _weights(self, of_groups: bool = False) -> dict[str, Tensor]:
-        return {
-            name: weight.cpu().float()
-            for name, weight in self.named_buffers()
-            if of_groups != name.startswith(("trunk_0", "trunk_1", "trunk_2", "estimate"))
-        }
-
-
-def shapes(planes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of a network that sees so many planes beside the guess."""
-    n = len(GROUPS)  # and as many phases of a picture
-    trunk: dict[str, tuple[int, ...]] = {}
-    for i in range(TRUNK_LAYERS):
-        inputs = TRUNK if i else n * (planes + 1)
-        trunk |= {f"trunk_{i}": (TRUNK, inputs, 3, 3), f"trunk_{i}_bias": (TRUNK,)}
-    return {
-        **trunk,
-        "estimate": (n, TRUNK),
-        "estimate_conv": (n, n, 3, 3),
-        "estimate_bias": (n,),
-        "conv": (n, HIDDEN + 1, n, 3, 3),
-        "trunk_mix": (n, HIDDEN, TRUNK),
-        "conv_bias": (n, HIDDEN),
-        "mix": (n, HIDDEN, HIDDEN),
-        "mix_bias": (n, HIDDEN),
-        "head": (n, 2, HIDDEN),
-        "head_bias": (n, 2),
-    }
-
-
-def fractional_bits(name: str) -> int:
-    """Fractional bits of a parameter."""
-    if name.endswith("bias"):
-        return INPUT_BITS + WEIGHT_BITS if name == "trunk_0_bias" else _SUM_BITS
-    return _CONV_BITS if name in ("conv", "estimate_conv") else WEIGHT_BITS
-
-
-def half_unit(name: str) -> int:
-    """What a bias has in it for sums to be rounded to the nearest."""
-    if name == "head_bias" or not name.endswith("bias"):
-        return 0
-    kept = INPUT_BITS if name == "estimate_bias" else HIDDEN_BITS
-    return 1 << (fractional_bits(name) - kept - 1)
-
-
-def channel_of(g: int) -> int:
-    """Where a group stands among the phases of a picture."""
-    channel, phase = GROUPS[g]
-    return len(_PHASES) * channel + _PHASES.index(phase)
-
-
-def phases(plane: np.ndarray) -> np.ndarray:
-    """The 2x2 phases of a plane as channels, ``[3, H, W]`` to ``[12, h, w]``, 0 outside."""
-    _, H, W = plane.shape
-    padded = np.pad(plane, ((0, 0), (0, H % 2), (0, W % 2)))
-    found = np.stack([padded[:, row::2, column::2] for row, column in _PHASES], 1)
-    return found.reshape(-1, *found.shape[2:])
-
-
-def _padded(planes: np.ndarray) -> np.ndarray:
-    return np.pad(planes, ((0, 0), (1, 1), (1, 1)))
-
-
-def _floats(planes: np.ndarray) -> Tensor:
-    return torch.from_numpy(planes.astype(np.float32))
-
-
-def _band(padded: np.ndarray, rows: slice) -> Tensor:
-    """What a 3x3 convolution sees of these rows, of planes with a border of one."""
-    return _floats(padded[:, rows.start : rows.stop + 2])[None]
-
-
 # ---- tables ----
 
 
@@ -336,7 +99,7 @@ class LevelTables:
         step = (math.log(levels) - LOG_SCALE_LOW) / (N_SCALES - 1)
         scales = np.exp(LOG_SCALE_LOW + step * np.arange(N_SCALES)).astype(np.float32)
         middle = (math.log(SCALE_AT_ZERO * levels) - LOG_SCALE_LOW) / step
-        self.to_index = np.array([2**20 / (step * (1 << _SUM_BITS)), middle * 2**20])
+        self.to_index = np.array([2**20 / (step * (1 << SUM_BITS)), middle * 2**20])
         self.to_index = np.rint(self.to_index).astype(np.int64)
         """Factor and summand that make an entry of the table of an output, times 2^20."""
         distance = np.arange(LOCATION_POINTS * (self.size + _MARGIN))
@@ -514,7 +277,7 @@ class _Walk:
         inputs = np.concatenate(planes).clip(-INPUT_MAX, INPUT_MAX).astype(np.int16)
         with exact_floats():
             self._shared = network.trunk(inputs)
-            self._picture = _padded(inputs[:12]).astype(np.float32)
+            self._picture = padded(inputs[:12]).astype(np.float32)
             change = network.improve(self._picture, self._shared)
         inside = self._picture[:, 1:-1, 1:-1]
         outside = phases(np.ones(middle.shape, bool)) == 0
@@ -533,7 +296,7 @@ class _Walk:
             move, log_scales = self.network.group(self._picture, self._shared, g)
         here = tuple(slice(side) for side in first.shape)
         guess = self._guess[channel_of(g)][here] * (LOCATION_POINTS // _UNIT)
-        per_level = _SUM_BITS - (4 * LOCATION_POINTS).bit_length() + 1
+        per_level = SUM_BITS - (4 * LOCATION_POINTS).bit_length() + 1
         locations = (guess + rounded_shift(move[here], per_level)).reshape(-1)
         indexes = self.tables.indexes(log_scales[here]).reshape(-1)
         first, last = first.reshape(-1), last.reshape(-1)

@@ -20,7 +20,8 @@ from ..coder import StreamDecoder, StreamEncoder
 from ..integer import rounded_shift
 from ..lattice import FRACTION_BITS, LATTICE, LatticePoints, Sent
 from .base import LEVELS
-from .context import POSITION_BITS, ContextPixels, Known, PixelNetwork
+from .context import POSITION_BITS, ContextPixels, Known
+from .network import PixelNetwork
 
 __all__ = ["PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
 

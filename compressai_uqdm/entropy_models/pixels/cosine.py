@@ -1,0 +1,381 @@
+r"""The prior of pixels after the last stage in the cosine basis.
+
+The coefficients that are known make a picture, and tell how far it may be off at every
+pixel. One colour at one phase of the 2x2 lattice after another (:mod:`..groups`) is coded
+by a logistic whose location and scale a network gives, from the window of 5x5 pixels
+around each:
+
+.. code-block:: none
+
+    errors decoded so far, in deviations ─┐
+    picture, less its mean around it ─────┼─ 5x5 ─┐
+    log deviations ───────────────────────┘       + ReLU ─► 1x1 ReLU ─► 1x1 ─┐
+    log deviations by frequency, of the block ────┘                          │
+    errors decoded so far ───────────────── linear 5x5 ─────────────────────►+
+                                                              location, log scale
+
+Weights and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..integer`).
+"""
+
+import math
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ...basis import GROUPS as COEFFICIENTS
+from ...identity import Parts, within
+from ..groups import GROUPS, group
+from ..integer import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    WEIGHT_BITS,
+    activate,
+    bands,
+    check_sums,
+    exact_floats,
+    rounded_shift,
+)
+from ..latents.cosine import SymbolCoder
+from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
+from ..tables import PRECISION
+
+__all__ = ["CosinePixels", "Guess", "WindowNetwork"]
+
+HIDDEN = 48
+"""Hidden channels of a group."""
+
+INPUT_BITS, INPUT_MAX = 6, 512
+"""Fractional bits of the network's inputs, and their largest magnitude."""
+
+SIDE = 5
+"""Of the window, and of the square whose mean is taken from the picture."""
+
+N_BANDS = 12
+"""Four bands of frequencies of three colours."""
+
+POSITION_BITS, VARIANCE_BITS = 16, 14
+"""Fractional bits of positions, in levels, and of variances, in their squares."""
+
+SCALE_SPAN = (0.05, 60.0)
+"""Span of the scale table, in levels."""
+
+LEVELS, POINTS = 256, 32
+"""Levels, and points of a location in each."""
+
+SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
+CONV_BITS = SUM_BITS - INPUT_BITS  # fractional bits of weights of inputs
+
+_PICTURE_SHIFT = 3  # a unit of the network is eight levels of the picture
+_DEVIATION_BITS = 12  # of a deviation, and of its inverse 4 more
+_LOWEST, _LOWEST_IN_BAND = -121, -295  # logarithms, in 1/64: of 0.15 and 0.01 levels
+_HIGHEST = 262  # of 60 levels
+_BANDS = ((0, 6), (6, 15), (15, 21), (21, 24))  # in groups of coefficients
+
+
+class Guess(NamedTuple):
+    """What coefficients tell of one picture's pixels, in integers."""
+
+    positions: np.ndarray
+    """The picture, in levels with 16 fractional bits, ``[3, H, W]``."""
+
+    log_deviations: np.ndarray
+    """Natural logarithm of how far it is off, with 6 fractional bits, ``[3, H, W]``."""
+
+    bands: np.ndarray
+    """The same of the coefficients of four bands of three colours, ``[12, h, w]``."""
+
+    @classmethod
+    def of(
+        cls, positions: np.ndarray, variances: np.ndarray, coefficients: np.ndarray
+    ) -> "Guess":
+        """The guess of a picture.
+
+        Args:
+            positions: the picture, as above.
+            variances: of its pixels, with 14 fractional bits, ``[3, H, W]``.
+            coefficients: variances of the coefficients, likewise, ``[192, h, w]``.
+        """
+        starts = [channels.start for channels in COEFFICIENTS]
+        sums = np.add.reduceat(coefficients, starts, axis=0)
+        counts = np.diff([*starts, len(coefficients)])
+        means = [
+            sums[low + c : high : 3].sum(0) // counts[low + c : high : 3].sum()
+            for c in range(3)
+            for low, high in _BANDS
+        ]
+        return cls(
+            positions,
+            _log_deviation(variances, _LOWEST),
+            _log_deviation(np.stack(means), _LOWEST_IN_BAND),
+        )
+
+    def planes(self) -> np.ndarray:
+        """What the network sees of the picture and its deviation, ``[6, H, W]``."""
+        n = SIDE // 2
+        around = np.pad(self.positions, ((0, 0), (n, n), (n, n)), "edge")
+        sums = np.pad(np.cumsum(around, 1), ((0, 0), (1, 0), (0, 0)))
+        sums = sums[:, SIDE:] - sums[:, :-SIDE]
+        sums = np.pad(np.cumsum(sums, 2), ((0, 0), (0, 0), (1, 0)))
+        mean = (sums[:, :, SIDE:] - sums[:, :, :-SIDE]) // SIDE**2
+        shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
+        detail = rounded_shift(self.positions - mean, shift).clip(-INPUT_MAX, INPUT_MAX)
+        return np.concatenate([detail, self.log_deviations])
+
+
+def _log_deviation(variances: np.ndarray, lowest: int) -> np.ndarray:
+    """Logarithm of the root of variances, with 6 fractional bits, within bounds."""
+    edges = thresholds()[lowest - _LOWEST_IN_BAND :]
+    return np.searchsorted(edges, variances, "right") + lowest
+
+
+def thresholds() -> np.ndarray:
+    """Variances, with 14 fractional bits, where the next logarithm begins."""
+    i = np.arange(_LOWEST_IN_BAND, _HIGHEST)
+    edges = np.exp((2 * i + 1) / (1 << INPUT_BITS)) * (1 << VARIANCE_BITS)
+    return np.rint(edges).astype(np.int64)
+
+
+def deviations() -> tuple[np.ndarray, np.ndarray]:
+    """Deviations with 12 fractional bits, and their inverses with 16, by logarithm."""
+    deviation = np.exp(np.arange(_LOWEST, _HIGHEST + 1) / (1 << INPUT_BITS))
+    one = 1 << _DEVIATION_BITS
+    return (
+        np.rint(deviation * one).astype(np.int64),
+        np.rint(16 * one / deviation).astype(np.int64),
+    )
+
+
+# ---- the network ----
+
+
+SHAPES = {
+    "conv": (len(GROUPS), HIDDEN + 1, 9, SIDE, SIDE),
+    "conv_bias": (len(GROUPS), HIDDEN),
+    "bands": (len(GROUPS), HIDDEN, N_BANDS),
+    "mix": (len(GROUPS), HIDDEN, HIDDEN),
+    "mix_bias": (len(GROUPS), HIDDEN),
+    "head": (len(GROUPS), 2, HIDDEN),
+    "head_bias": (len(GROUPS), 2),
+}
+"""Of the network's parameters; the last output of ``conv`` is the linear path."""
+
+
+def fractional_bits(name: str) -> int:
+    """Fractional bits of a parameter."""
+    if name.endswith("bias"):
+        return SUM_BITS
+    return CONV_BITS if name in ("conv", "bands") else WEIGHT_BITS
+
+
+def half_unit(name: str) -> int:
+    """What a bias has in it for sums to be rounded to the nearest."""
+    return 1 << (WEIGHT_BITS - 1) if name in ("conv_bias", "mix_bias") else 0
+
+
+class WindowNetwork(nn.Module):
+    """The network of integers that tells where pixels are, by the window around them.
+
+    Attributes:
+        conv, bands: of a group's first layer, int16, shapes as in ``SHAPES``; int32
+            ``conv_bias``.
+        mix, mix_bias: of its second.
+        head, head_bias: of its outputs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, shape in SHAPES.items():
+            dtype = torch.int32 if name.endswith("bias") else torch.int16
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        w = dict(self.named_buffers())
+        conv = w["conv"].flatten(2)
+        check_sums(
+            "conv",
+            (conv[:, :-1], INPUT_MAX),
+            (w["bands"], INPUT_MAX),
+            bias=w["conv_bias"],
+        )
+        check_sums("conv", (conv[:, -1:], INPUT_MAX), bias=torch.zeros(len(GROUPS), 1))
+        for name in ("mix", "head"):
+            check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
+
+    def group(
+        self, planes: np.ndarray, of_blocks: np.ndarray, g: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network at all values of one group.
+
+        Args:
+            planes: errors so far, and those of :meth:`Guess.planes`, with two more
+                pixels on each side, float32, ``[9, H + 4, W + 4]``.
+            of_blocks: bands of the blocks, float32, ``[12, h, w]``.
+            g: number of the group.
+
+        Returns:
+            what to move the guess by, in deviations; and the logarithm of the scale,
+            less that of the deviation; int64 with 15 fractional bits, of the group's
+            shape.
+        """
+        w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
+        _, (row, column) = GROUPS[g]
+        H, W = planes.shape[1] - SIDE + 1, planes.shape[2] - SIDE + 1
+        h, n = -(-(H - row) // 2), -(-(W - column) // 2)
+        found = np.empty((2, h, n), np.int64)
+        blocks = torch.einsum("oi,ihw->ohw", w["bands"], torch.from_numpy(of_blocks))
+        blocks = blocks + w["conv_bias"][:, None, None]
+        x = (2 * np.arange(n) + column) // 8
+        for rows in bands(h):
+            first = 2 * rows.start + row
+            last = 2 * rows.stop + row + SIDE - 2
+            window = torch.from_numpy(planes[:, first:last, column:])
+            sums = F.conv2d(window[None], w["conv"], stride=2)[0][:, :, :n]
+            y = (2 * np.arange(rows.start, rows.stop) + row) // 8
+            hidden = sums[:-1] + blocks[:, y[:, None], x]
+            hidden = activate(hidden.flatten(1), SUM_BITS)
+            hidden = activate(
+                torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS
+            )
+            out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
+            out[0] += sums[-1].flatten().to(torch.int64)
+            found[:, rows] = out.reshape(2, -1, n).numpy()
+        return found[0], found[1]
+
+    def parts(self) -> Parts:
+        """All weights."""
+        for name, weight in self.named_buffers():
+            yield name, weight.cpu().numpy()
+
+
+# ---- the prior ----
+
+
+class CosinePixels(UniformNoiseConditional):
+    """Codes the levels of pixels, given what coefficients tell of them.
+
+    A level is a cell of width 1 of a logistic; those at the ends, 0 and 255, have all that
+    lies beyond them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("logistic")
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        self.quantiles.data = torch.tensor([low, (low + high) / 2, high])
+        self.network = WindowNetwork()
+
+    def update(self, force: bool = False) -> bool:
+        self.network.check()
+        return super().update(force)
+
+    def parts(self) -> Parts:
+        yield from super().parts()
+        yield "thresholds", thresholds()
+        yield from zip(("deviations", "inverses"), deviations())
+        yield "to_entry", np.array(_to_entry())
+        yield from within("network", self.network.parts())
+
+    @torch.no_grad()
+    def code(
+        self, coder: SymbolCoder, guess: Guess, levels: np.ndarray | None
+    ) -> np.ndarray:
+        """Code the levels of one picture.
+
+        Args:
+            coder: where symbols come from and go to.
+            guess: what is known of the picture.
+            levels: 0..255, ``[3, H, W]``, or None where they are to be read.
+
+        Returns:
+            the levels, uint8. Where a stream ends early, they are at their location.
+        """
+        self._check_cdf_size()
+        deviation, inverse = (
+            table[guess.log_deviations - _LOWEST] for table in deviations()
+        )
+        seen = np.concatenate([np.zeros_like(guess.positions), guess.planes()])
+        seen, of_blocks = seen.astype(np.float32), guess.bands.astype(np.float32)
+        found = (guess.positions + (1 << POSITION_BITS - 1)) >> POSITION_BITS
+        found = found.clip(0, LEVELS - 1)
+        factor, base = _to_entry()
+        n = SIDE // 2
+        for g in range(len(GROUPS)):
+            position = group(guess.positions, g)
+            if not position.size:
+                continue
+            # mirrored, pixels stay in their phase: what is not decoded yet is not seen
+            planes = np.pad(seen, ((0, 0), (n, n), (n, n)), "reflect")
+            with exact_floats():
+                move, log_scale = self.network.group(planes, of_blocks, g)
+            shift = SUM_BITS + _DEVIATION_BITS - POSITION_BITS
+            at = (position << shift) + move * group(deviation, g)
+            at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
+            log_scale += group(guess.log_deviations, g) << (SUM_BITS - INPUT_BITS)
+            entry = rounded_shift(log_scale * factor + base, 24).clip(0, SCALE_LEVELS - 1)
+            target = None if levels is None else group(levels, g).reshape(-1).astype(int)
+            at = at.clip(0, POINTS * (LEVELS - 1)).reshape(-1)
+            x, there = self._code_group(coder, target, at, entry.reshape(-1))
+            group(found, g)[...] = x.reshape(position.shape)
+            if not there.all():
+                break
+            error = (x.reshape(position.shape) << POSITION_BITS) - position
+            error = rounded_shift(
+                error * group(inverse, g), POSITION_BITS + 16 - INPUT_BITS
+            )
+            group(seen, g)[...] = error.clip(-INPUT_MAX, INPUT_MAX)
+        return found.astype(np.uint8)
+
+    def _code_group(
+        self,
+        coder: SymbolCoder,
+        levels: np.ndarray | None,
+        at: np.ndarray,
+        entry: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code levels, ``[m]``, by their locations in 1/32 level and entries of scales."""
+        nearest = (at + POINTS // 2) // POINTS
+        j = at - POINTS * nearest
+        found, there = nearest.copy(), np.zeros(len(at), bool)
+        for R, first, where in self._runs(entry):
+            weights = self.table_weights(R)[entry[where] - first, j[where] + POINTS // 2]
+            _fold(weights, R + 1 - nearest[where], LEVELS + R - nearest[where])
+            symbols = None
+            if levels is not None:
+                symbols = (levels[where] - nearest[where]).clip(-R - 1, R + 1) + R + 1
+            symbols, is_there = coder.code_parts(symbols, weights)
+            found[where] = np.where(
+                is_there, nearest[where] + symbols - R - 1, found[where]
+            )
+            escaped = where[is_there & (np.abs(symbols - R - 1) > R)]
+            there[where] = is_there
+            if len(escaped):
+                wanted = None if levels is None else levels[escaped]
+                uniform = (
+                    np.full((len(escaped), LEVELS), 1 << PRECISION - 8, np.float32) - 1
+                )
+                found[escaped], there[escaped] = coder.code_parts(wanted, uniform)
+        return found.clip(0, LEVELS - 1), there
+
+
+def _to_entry() -> tuple[int, int]:
+    """Factor and summand that make an entry of scales of a logarithm, times 2^24."""
+    low, high = (math.log(scale) for scale in SCALE_SPAN)
+    per_entry = (high - low) / (SCALE_LEVELS - 1)
+    return round(2.0 ** (24 - SUM_BITS) / per_entry), round(-low / per_entry * 2**24)
+
+
+def _fold(weights: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:
+    """Give what lies before the first column of each row, and after the last, to these."""
+    rows = np.flatnonzero(first > 0)
+    columns = np.arange(weights.shape[1])
+    before = columns < first[rows, None]
+    weights[rows, first[rows]] += (weights[rows] * before).sum(1)
+    weights[rows] = np.where(before, 0, weights[rows])
+    rows = np.flatnonzero(last < weights.shape[1] - 1)
+    after = columns > last[rows, None]
+    weights[rows, last[rows]] += (weights[rows] * after).sum(1)
+    weights[rows] = np.where(after, 0, weights[rows])

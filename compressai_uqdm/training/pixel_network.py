@@ -1,0 +1,234 @@
+"""The network of pixels in floats, as it is fitted: :class:`.PixelNetwork` before rounding.
+
+It computes as the integers will: weights and activations are rounded, gradients pass, and
+weights are kept so small that no sum of integers is inexact.
+"""
+
+import math
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..entropy_models.groups import GROUPS
+from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
+from ..entropy_models.pixels.network import (
+    INPUT_BITS,
+    INPUT_MAX,
+    TRUNK_LAYERS,
+    PixelNetwork,
+    channel_of,
+    fractional_bits,
+    half_unit,
+    shapes,
+)
+
+__all__ = [
+    "INPUT_LIMIT",
+    "ORDER",
+    "FloatNetwork",
+    "fit",
+    "in_phases",
+    "log_mass",
+    "rounded",
+]
+
+INPUT_LIMIT = INPUT_MAX / (1 << INPUT_BITS)
+"""The largest input of the network."""
+
+ORDER = [channel_of(g) for g in range(len(GROUPS))]
+"""Where each group stands among the phases of a picture."""
+
+_SUM_LIMIT = 62.0  # of 64, where a sum of integers would reach 2^24; the rest is for biases
+_PROJECT_EVERY = 20
+_AVERAGE = 0.99  # of weights, from step to step: that average is what is kept
+_WARM_UP = 50
+
+
+class FloatNetwork(nn.Module):
+    """The network in floats.
+
+    Args:
+        planes: number of planes beside the guess.
+    """
+
+    def __init__(self, planes: int):
+        super().__init__()
+        self.planes = planes
+        w = {}
+        for name, shape in shapes(planes).items():
+            w[name] = nn.Parameter(torch.zeros(shape))
+            fan_in = math.prod(shape[2:]) if len(shape) != 4 else math.prod(shape[1:])
+            if name.startswith("trunk_") and not name.endswith("bias"):
+                gain = 1 if name == "trunk_mix" else 2
+                nn.init.normal_(w[name], std=math.sqrt(gain / fan_in))
+            elif name in ("conv", "mix"):
+                nn.init.normal_(w[name], std=math.sqrt((1 + (name == "mix")) / fan_in))
+        with torch.no_grad():
+            w["conv"][:, -1] = 0  # the linear path starts at nothing
+        self.w = nn.ParameterDict(w)
+        # the phases of a picture that are decoded before each group
+        levels = torch.zeros(len(GROUPS), len(GROUPS))
+        for g in range(len(GROUPS)):
+            levels[g, ORDER[:g]] = 1
+        self.register_buffer("decoded", levels)
+        self.decoded: Tensor
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter, rounded."""
+        return rounded(self.w[name], fractional_bits(name))
+
+    def trunk(self, planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+        """What to change the guess by, ``[n, 12, h, w]``, and what all groups share.
+
+        Args:
+            planes: phases of all planes, the guess first, ``[n, 12 (planes + 1), h, w]``.
+            guess: those of the guess.
+        """
+        for i in range(TRUNK_LAYERS):
+            weight, bias = self.weight(f"trunk_{i}"), self.w[f"trunk_{i}_bias"]
+            planes = _activated(F.conv2d(planes, weight, bias, padding=1))
+        change = F.conv2d(
+            guess, self.weight("estimate_conv"), self.w["estimate_bias"], padding=1
+        )
+        change = change + F.conv2d(planes, self.weight("estimate")[:, :, None, None])
+        return rounded(change.clamp(-INPUT_LIMIT, INPUT_LIMIT), INPUT_BITS), planes
+
+    def groups(
+        self, decoded: Tensor, others: Tensor | None, shared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Moves of the locations, and log scales, of all groups, ``[n, 12, h, w]``.
+
+        Args:
+            decoded: what a group sees of the phases decoded before it, ``[n, 12, h, w]``.
+            others: what it sees of the others; nothing by default.
+            shared: as of :meth:`trunk`.
+        """
+        n, (B, _, h, w) = len(GROUPS), decoded.shape
+        picture, sees = decoded, self.decoded
+        conv = self.weight("conv")
+        if others is not None:
+            picture = torch.cat([others, decoded], 1)
+            sees, conv = torch.cat([1 - sees, sees], 1), conv.repeat(1, 1, 2, 1, 1)
+        conv = (conv * sees[:, None, :, None, None]).flatten(0, 1)
+        sums = F.conv2d(picture, conv, padding=1).view(B, n, -1, h * w)
+        shared, linear = shared.flatten(2), sums[:, :, -1]
+        hidden = sums[:, :, :-1] + self.w["conv_bias"][:, :, None]
+        mixed = self.weight("trunk_mix").flatten(0, 1) @ shared
+        hidden = _activated(hidden + mixed.view(hidden.shape))
+        hidden = self.weight("mix") @ hidden + self.w["mix_bias"][:, :, None]
+        out = self.weight("head") @ _activated(hidden) + self.w["head_bias"][:, :, None]
+        move, log_scale = (out[:, :, i].unflatten(2, (h, w)) for i in (0, 1))
+        return move + linear.unflatten(2, (h, w)), log_scale
+
+    @torch.no_grad()
+    def keep_sums_small(self) -> None:
+        """Shrink weights of sums that integers could not hold exactly."""
+        w = self.w
+        for terms in (
+            *([(w[f"trunk_{i}"], 1)] for i in range(TRUNK_LAYERS)),
+            [(w["estimate_conv"], 2), (w["estimate"], 1)],
+            [(w["conv"][:, :-1].flatten(0, 1), 2), (w["trunk_mix"].flatten(0, 1), 1)],
+            [(w["mix"].flatten(0, 1), 1)],
+            [(w["head"].flatten(0, 1), 1)],
+        ):
+            total = sum(factor * t.abs().flatten(1).sum(1) for t, factor in terms)
+            shrink = (_SUM_LIMIT / torch.as_tensor(total)).clamp(max=1)
+            for t, _ in terms:
+                t.mul_(shrink.view(-1, *[1] * (t.dim() - 1)))
+
+    @torch.no_grad()
+    def to_integers(self) -> PixelNetwork:
+        """The network that the codec uses."""
+        network = PixelNetwork(self.planes)
+        for name, buffer in network.named_buffers():
+            unit = 2.0 ** fractional_bits(name)
+            buffer.copy_((self.w[name].double() * unit).round() + half_unit(name))
+        network.check()
+        return network
+
+    @torch.no_grad()
+    def from_integers(self, network: PixelNetwork) -> None:
+        """Inverse of :meth:`to_integers`, to go on from."""
+        for name, buffer in network.named_buffers():
+            unit = 2.0 ** fractional_bits(name)
+            self.w[name].copy_((buffer.double() - half_unit(name)) / unit)
+
+
+def rounded(t: Tensor, bits: int) -> Tensor:
+    """Rounded to so many fractional bits; gradients pass."""
+    unit = 2.0**bits
+    return t + ((t * unit).round() / unit - t).detach()
+
+
+def in_phases(plane: Tensor) -> Tensor:
+    """The 2x2 phases of planes as channels, ``[n, 3, H, W]`` to ``[n, 12, h, w]``."""
+    return F.pixel_unshuffle(plane, 2)
+
+
+def log_mass(location: Tensor, scale: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Logarithm of the logistic's mass from half a level below to half a level above."""
+    above, below = (last + 0.5 - location) / scale, (first - 0.5 - location) / scale
+    difference = torch.log(-torch.expm1((below - above).clamp(max=-1e-6)))
+    return F.logsigmoid(above) + F.logsigmoid(-below) + difference
+
+
+def _activated(sums: Tensor) -> Tensor:
+    return rounded(sums.clamp(0, HIDDEN_MAX / (1 << HIDDEN_BITS)), HIDDEN_BITS)
+
+
+def fit(
+    network: FloatNetwork,
+    bpp_of_crops: Callable[[Tensor], Tensor],
+    n: int,
+    steps: int,
+    batch: int,
+    rate: float,
+) -> list[float]:
+    """Fit a network; its bits per pixel, a mean of every fifty steps.
+
+    It is left with the average of its weights over the last steps.
+
+    Args:
+        network: what is fitted.
+        bpp_of_crops: bits per pixel of crops by their numbers, with gradients.
+        n: number of crops.
+        steps: how many.
+        batch: crops in each.
+        rate: the highest learning rate.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.99))
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(_AVERAGE)
+    )
+    log, recent = [], []
+    order = torch.randperm(n)
+    for step in (bar := tqdm(range(steps), "pixels")):
+        half_cosine = 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.005
+        for group in optimizer.param_groups:
+            group["lr"] = rate * half_cosine * min(1, (step + 1) / _WARM_UP)
+        if (step + 1) * batch % n < batch:
+            order = torch.randperm(n)
+        at = torch.arange(step * batch, (step + 1) * batch) % n
+        bpp = bpp_of_crops(order[at])
+        optimizer.zero_grad()
+        bpp.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        if step % _PROJECT_EVERY == 0:
+            network.keep_sums_small()
+        average.update_parameters(network)
+        recent.append(bpp.item())
+        if len(recent) == 50 or step + 1 == steps:
+            log.append(float(np.mean(recent)))
+            bar.set_postfix(bpp=f"{log[-1]:.4f}")
+            recent = []
+    network.load_state_dict(average.module.state_dict())
+    network.keep_sums_small()
+    return log
