@@ -66,7 +66,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
     stages = json.loads((work / "whole.json").read_text())["stages"]
-    assert [stage["width"] for stage in stages] == [48, 8]
+    assert [stage["width"] for stage in stages] == [48, 8, 1]
     # the second one starts from the first, and has less to learn
     for stage, share in zip(stages, (0.9, 0.95)):
         assert [test["step"] for test in stage["test"]] == [0, 10, 20]
@@ -74,22 +74,25 @@ def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
         losses = [test["loss"] for test in stage["test"]]
         assert losses[-1] < share * losses[0]
     assert stages[1]["test"][-1]["psnr"] > stages[0]["test"][-1]["psnr"] + 3
+    pixels = [test["bpp"] for test in stages[2]["test"]]
+    assert pixels[-1] < 0.99 * pixels[0]
     net = CosineUQDM.from_checkpoint(work / "whole.npz")
     image = np.asarray(Image.open(work / "held out/a.png"))
     x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None] / 255
     out = net.compress(x)
     assert torch.equal(net.decompress(**out)["x_hat"], x)
     # what was logged is what files cost, other crops of this picture notwithstanding
-    bpp = 8 * sum(len(stage[0]) for stage in out["strings"][:2]) / image[..., 0].size
-    assert bpp == pytest.approx(stages[1]["test"][-1]["bpp"], rel=0.25)
+    bpp = [8 * len(stage[0]) / image[..., 0].size for stage in out["strings"]]
+    assert sum(bpp[:2]) == pytest.approx(stages[1]["test"][-1]["bpp"], rel=0.25)
+    assert bpp[2] == pytest.approx(pixels[-1], rel=0.25)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stops", [[STEPS], [1, 8, STEPS + 5]], ids=str)
+@pytest.mark.parametrize("stops", [[STEPS], [1, 8, STEPS + 5, 2 * STEPS + 9]], ids=str)
 def test_an_interruption_changes_nothing(
     work: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the first stage, at its end, in the second; again and again."""
+    """Ctrl-C in the first stage, at its end, in the others; again and again."""
     output, made = f"stopped {stops}.npz", 0
     update = StepBar.update
 
@@ -107,7 +110,7 @@ def test_an_interruption_changes_nothing(
         assert stopped.value.code == 128 + signal.SIGINT
         assert not (work / output).exists()
     stages = train(work, output)
-    assert made == 2 * STEPS
+    assert made == 3 * STEPS
     assert_same(weights(work / output), weights(work / "whole.npz"))
     assert stages == json.loads((work / "whole.json").read_text())["stages"]
 
@@ -127,11 +130,11 @@ def test_an_interruption_while_it_measures(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(StepBar, "say", say_and_stop)
-    for _ in (1, 2):
+    for _ in (1, 2, 3):
         with pytest.raises(SystemExit):
             train(work, "measured.npz")
     stages = train(work, "measured.npz")
-    assert said == 2
+    assert said == 3
     assert stages == json.loads((work / "whole.json").read_text())["stages"]
 
 
@@ -155,7 +158,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     half = CosineUQDM.from_checkpoint(work / "killed.checkpoint.pt")
     half.save_integers(work / "half.npz")
     stages = train(work, "killed.npz")
-    assert made == 2 * STEPS + 3  # from step 8 of the second stage
+    assert made == 3 * STEPS + 3  # from step 8 of the second stage
     final = weights(work / "killed.npz")
     assert_same(final, weights(work / "whole.npz"))
     assert stages == json.loads((work / "whole.json").read_text())["stages"]

@@ -1,16 +1,18 @@
-"""Training of the priors in the cosine basis, a stage after another.
+"""Training of the priors in the cosine basis, a stage after another, then of the pixels.
 
 A stage learns on top of those before it, which are frozen by then: their only part in it
 is which coefficients they sent, and in which cells these lie. The loss is the bits of all
-of its coefficients, sent or not.
+of its coefficients, sent or not. Its threshold varies, so that a file may choose it.
 """
 
+import contextlib
 import itertools
 import json
 import logging
 import math
 import time
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from .bar import StepBar
 from .batches import example_key
 from .checkpoints import find_checkpoint, save_checkpoint
 from .config import Settings, changeable
+from .cosine_pixels import FloatWindows, pixel_crops
 from .interruption import Interruption
 
 __all__ = ["CosineRun", "CosineTrainingConfig", "draw_crops", "read_photographs"]
@@ -47,6 +50,15 @@ SPREAD_CROPS = 200
 MEAN_SHARE = 0.4
 """Of the spread of blocks' means: their neighbours tell most of it."""
 TEST_BATCH = 8
+AVERAGE = 0.998
+"""Of weights, from step to step: that average is what is kept."""
+THRESHOLDS = (0.65, 1.3)
+"""Span of the factors that a stage's threshold is drawn with."""
+GRAIN = (0.3, 3.0)
+CONTRAST = (0.75, 1.35)
+VARIED = 0.35
+"""What crops are varied by, in levels and as a factor, and how many: box-averaged
+photographs have less grain and softer edges than others."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +75,7 @@ class CosineTrainingConfig(Settings):
         widths: of the stages' cells, in levels.
         thresholds: of the stages, see :class:`CosineConfig`.
         hidden: width of the state of a block.
-        steps: for each stage.
+        steps: for each stage, and for the pixels.
         batch_size: crops in a step.
         crop_size: side of crops, in pixels.
         min_factor: smallest factor that photographs are box-averaged by.
@@ -200,6 +212,23 @@ def draw_crops(
     return torch.from_numpy(crops)
 
 
+def vary(crops: Tensor, rng: np.random.Generator) -> Tensor:
+    """Crops, uint8, ``[n, 3, H, W]``, some with grain or another contrast."""
+    x, n = crops.numpy().astype(np.float32), (len(crops), 1, 1, 1)
+    contrast = np.where(rng.random(n) < VARIED, rng.uniform(*CONTRAST, n), 1)
+    mean = x.mean((1, 2, 3), keepdims=True)
+    x = (x - mean) * contrast + mean
+    # three quarters of the grain's energy are the same in all colours
+    grey, colours = rng.normal(size=x[:, :1].shape), rng.normal(size=x.shape)
+    grain = math.sqrt(0.75) * grey + math.sqrt(0.25) * colours
+    blurred = (
+        grain + np.roll(grain, 1, 2) + np.roll(grain, 1, 3) + np.roll(grain, (1, 1), (2, 3))
+    )
+    grain = np.where(rng.random(n) < 0.4, blurred / 2, grain)
+    x += grain * np.where(rng.random(n) < VARIED, rng.uniform(*GRAIN, n), 0)
+    return torch.from_numpy(np.rint(x).clip(0, 255).astype(np.uint8))
+
+
 def _detail(crops: np.ndarray) -> np.ndarray:
     """Mean size of the two gradients, in levels per pixel, ``[n]``."""
     levels = crops.astype(np.int16)
@@ -241,6 +270,7 @@ def _initial_model(
         for prior in net.latent_priors:
             ratios = [abs(math.log(t.width / prior.width)) for t in trained.latent_priors]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
+        net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
     else:
         spread = _spread(photographs, config.crop_size, config.seed)
         for prior in net.latent_priors:
@@ -268,6 +298,17 @@ def _measure(net: CosineUQDM, crops: Tensor, stages: int, seed: int) -> dict[str
     return {"loss": loss / pixels, "bpp": sent / pixels, "psnr": psnr}
 
 
+@torch.no_grad()
+def _measure_pixels(
+    net: CosineUQDM, windows: FloatWindows, crops: Tensor, seed: int
+) -> dict[str, float]:
+    """Bits per pixel of the exact end alone."""
+    torch.manual_seed(seed)
+    batches = crops.split(TEST_BATCH)
+    bits = sum(windows(pixel_crops(net, levels)).sum().item() for levels in batches)
+    return {"bpp": bits / crops[:, 0].numel()}
+
+
 # ---- the run ----
 
 
@@ -292,33 +333,39 @@ class CosineRun:
             rng = np.random.default_rng(config.seed + 1)
             self.tests = draw_crops(held_out, config.test_crops, config.crop_size, rng, 1)
         self.net = _initial_model(config, self.photographs)
+        self.windows = FloatWindows()
+        self.windows.from_integers(self.net.pixel_prior.network)
         self.interruption = Interruption(announce=True)
         counted = {"number of photographs, by factor": str(len(self.photographs))}
         self.identity = counted | config.identity()
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.recent: list[float] = []  # losses since the last record
         self.records: list[dict[str, Any]] = [
-            {"width": width, "loss": [], "test": []} for width in config.widths
+            {"width": width, "loss": [], "test": []} for width in [*config.widths, 1]
         ]
         config.output.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
 
     @property
-    def n_stages(self) -> int:
-        """Those that are trained: all but the pixels."""
-        return len(self.config.widths)
+    def is_pixels(self) -> bool:
+        """Whether all other stages are done."""
+        return self.stage == len(self.config.widths)
 
     def _begin_stage(self) -> None:
         """Freeze all stages but this one, which starts from the one before it."""
         self.net.requires_grad_(False)
-        if self.stage == self.n_stages:
+        if self.stage == self.net.n_stages:
             return
-        prior = self.net.latent_priors[self.stage]
-        if self.stage and not self.config.initial:
-            _copy(self.net.latent_priors[self.stage - 1], prior)
-        self.weights = [prior.neighbours, *prior.groups.parameters()]
+        if self.is_pixels:
+            self.weights = list(self.windows.parameters())
+        else:
+            prior = self.net.latent_priors[self.stage]
+            if self.stage and not self.config.initial:
+                _copy(self.net.latent_priors[self.stage - 1], prior)
+            self.weights = [prior.neighbours, *prior.groups.parameters()]
         for weight in self.weights:
             weight.requires_grad_(True)
+        self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.Adam(self.weights, betas=(0.9, 0.99), fused=True)
 
     def _resume(self) -> None:
@@ -334,6 +381,8 @@ class CosineRun:
             self.seconds = found["seconds"]
             self._begin_stage()
             self.net.load_state_dict(found["state_dict"])
+            self.windows.load_state_dict(found["windows"])
+            self.average = found["average"]
             self.optimizer.load_state_dict(found["optimizer"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
@@ -352,7 +401,7 @@ class CosineRun:
             KeyboardInterrupt: at a second Ctrl-C, at once.
         """
         with self.interruption:
-            while self.stage < self.n_stages and not self.interruption.signal:
+            while self.stage < self.net.n_stages and not self.interruption.signal:
                 self._train_stage()
                 self._save()
             if not self.interruption.signal:
@@ -364,8 +413,9 @@ class CosineRun:
         config = self.config
         bar = StepBar(self.step, config.steps, True, "bpp")
         resumed = f", from step {self.step}" if self.step else ""
-        width = config.widths[self.stage]
-        bar.say(f"stage {self.stage + 1} of {self.n_stages}, cells of {width}{resumed}")
+        width = self.records[self.stage]["width"]
+        cells = "the pixels" if self.is_pixels else f"cells of {width}"
+        bar.say(f"stage {self.stage + 1} of {self.net.n_stages}, {cells}{resumed}")
         if not self.step and not self.records[self.stage]["test"]:
             self._test(bar)
         saved = time.monotonic()
@@ -389,6 +439,10 @@ class CosineRun:
                 saved = time.monotonic()
         bar.close()
         if self.step == config.steps:
+            self._take_average()
+            if self.is_pixels:
+                self.net.pixel_prior.network = self.windows.to_integers()
+                self.net.update(force=True)
             self.stage, self.step = self.stage + 1, 0
             self._begin_stage()
 
@@ -399,11 +453,17 @@ class CosineRun:
         torch.manual_seed(key)
         rng = np.random.default_rng(key)
         levels = draw_crops(self.photographs, config.batch_size, config.crop_size, rng)
+        levels = vary(levels, rng)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
-        # earlier stages are frozen, later ones are not asked for
-        *_, (p, _) = itertools.islice(self.net.teach(levels), self.stage + 1)
-        loss = -p.log2().sum() / levels[:, 0].numel()
+        if self.is_pixels:
+            bits = self.windows(pixel_crops(self.net, levels)).sum()
+        else:
+            # earlier stages are frozen, later ones are not asked for
+            with self._other_threshold(rng.uniform(*THRESHOLDS)):
+                *_, (p, _) = itertools.islice(self.net.teach(levels), self.stage + 1)
+            bits = -p.log2().sum()
+        loss = bits / levels[:, 0].numel()
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.weights, CLIP_NORM)
@@ -414,7 +474,30 @@ class CosineRun:
                 f"any, is {config.checkpoint}"
             )
         self.optimizer.step()
+        if self.is_pixels:
+            self.windows.keep_sums_small()
+        kept = min(AVERAGE, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for average, weight in zip(self.average, self.weights):
+                average.lerp_(weight, 1 - kept)
         return loss.item()
+
+    @contextlib.contextmanager
+    def _other_threshold(self, factor: float) -> Iterator[None]:
+        prior = self.net.latent_priors[self.stage]
+        before, prior.threshold = prior.threshold, prior.threshold * factor
+        try:
+            yield
+        finally:
+            prior.threshold = before
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        """Exchange the weights and their average."""
+        for average, weight in zip(self.average, self.weights):
+            weight_now = weight.clone()
+            weight.copy_(average)
+            average.copy_(weight_now)
 
     def _rate(self) -> float:
         config = self.config
@@ -428,8 +511,16 @@ class CosineRun:
         """Measure the held-out crops."""
         if self.tests is None:
             return
-        values = _measure(self.net, self.tests, self.stage + 1, self.config.seed)
+        self._take_average()
+        if self.is_pixels:
+            values = _measure_pixels(self.net, self.windows, self.tests, self.config.seed)
+        else:
+            values = _measure(self.net, self.tests, self.stage + 1, self.config.seed)
+        self._take_average()
         self.records[self.stage]["test"].append({"step": self.step, **values})
+        if self.is_pixels:
+            bar.say(f"held out, after step {self.step}: {values['bpp']:.4f} bits per pixel")
+            return
         bar.say(
             f"held out, after step {self.step}: {values['bpp']:.4f} bits per pixel sent, "
             f"{values['psnr']:.2f} dB, loss {values['loss']:.4f}"
@@ -448,6 +539,8 @@ class CosineRun:
             ) from error
         checkpoint = {
             "state_dict": self.net.state_dict(),
+            "windows": self.windows.state_dict(),
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "stage": self.stage,
             "step": self.step,

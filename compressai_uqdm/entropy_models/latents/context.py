@@ -119,8 +119,8 @@ class ContextPrior(nn.Module):
         head_bias: Tensor,
     ) -> Tensor:
         outputs = []
-        height = (plane.shape[2] - KERNEL) // 2 + 1
-        for rows in bands(height):
+        height, width = ((side - KERNEL) // 2 + 1 for side in plane.shape[2:])
+        for rows in bands(height, width):
             band = plane[:, :, 2 * rows.start : 2 * (rows.stop - 1) + KERNEL]
             sums = F.conv2d(band, conv, conv_bias, stride=2)[0]
             hidden = activate(sums[:-1], INPUT_BITS + WEIGHT_BITS).flatten(1)

@@ -230,7 +230,7 @@ class WindowNetwork(nn.Module):
         blocks = torch.einsum("oi,ihw->ohw", w["bands"], torch.from_numpy(of_blocks))
         blocks = blocks + w["conv_bias"][:, None, None]
         x = (2 * np.arange(n) + column) // 8
-        for rows in bands(h):
+        for rows in bands(h, n):
             first = 2 * rows.start + row
             last = 2 * rows.stop + row + SIDE - 2
             window = torch.from_numpy(planes[:, first:last, column:])

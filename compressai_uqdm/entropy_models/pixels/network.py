@@ -125,7 +125,7 @@ class PixelNetwork(nn.Module):
             weight, bias = w[f"trunk_{i}"], w[f"trunk_{i}_bias"]
             bordered = padded(planes)
             planes = np.empty((TRUNK, *planes.shape[1:]), np.int16)
-            for rows in bands(planes.shape[1]):
+            for rows in bands(*planes.shape[1:]):
                 sums = F.conv2d(_band(bordered, rows), weight, bias)[0]
                 planes[:, rows] = activate(sums, bits).numpy()
             bits = SUM_BITS
@@ -144,7 +144,7 @@ class PixelNetwork(nn.Module):
         """
         w = self._weights()
         found = np.empty((12, *shared.shape[1:]), np.int32)
-        for rows in bands(shared.shape[1]):
+        for rows in bands(*shared.shape[1:]):
             sums = F.conv2d(_band(picture, rows), w["estimate_conv"], w["estimate_bias"])[0]
             mixed = torch.einsum("oi,ihw->ohw", w["estimate"], _floats(shared[:, rows]))
             change = ((sums + mixed) * 2.0 ** (INPUT_BITS - SUM_BITS)).floor()
@@ -168,7 +168,7 @@ class PixelNetwork(nn.Module):
         """
         w = {name: weight[g] for name, weight in self._weights(of_groups=True).items()}
         found = np.empty((2, *shared.shape[1:]), np.int64)
-        for rows in bands(shared.shape[1]):
+        for rows in bands(*shared.shape[1:]):
             sums = F.conv2d(_band(picture, rows), w["conv"])[0].flatten(1)
             inside = _floats(shared[:, rows]).flatten(1)
             mixed = torch.addmm(w["conv_bias"][:, None], w["trunk_mix"], inside)
