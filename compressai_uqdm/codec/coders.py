@@ -8,6 +8,8 @@ and what is known so far, and gets the next latent's lattice points back:
 - :class:`Estimator` finds them in images, and notes what they would cost.
 """
 
+import functools
+
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -116,12 +118,17 @@ class Encoder(Coder):
 
     def __init__(self, levels: Tensor, seed: int, guarded: bool):
         super().__init__(levels.shape, seed)
-        # in double precision whatever the network has: then latents are within half
-        # their noise's width of the image, as the last stage may take for granted
-        self.levels, self.x = levels, levels_to_x(levels, torch.float64)
+        self.levels = levels
         self.stream = StreamEncoder()
         self._guard = WrittenGuard() if guarded else Guard()
         self._listed: list[bytes] = []
+
+    @functools.cached_property
+    def x(self) -> Tensor:
+        """The picture as a UQDM has it."""
+        # in double precision whatever the network has: then latents are within half
+        # their noise's width of the image, as the last stage may take for granted
+        return levels_to_x(self.levels, torch.float64)
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor

@@ -18,7 +18,7 @@ from .header import Arithmetic
 
 __all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "open_codec"]
 
-DEFAULT_MODEL = "uqdm-nano-ctx"
+DEFAULT_MODEL = "uqdm-photo"
 
 NAMES = tuple(name for name, recipe in RECIPES.items() if recipe.cls.arithmetics)
 """Models of the zoo that can code."""

@@ -15,6 +15,7 @@ from compressai.registry import register_model
 from torch import Tensor
 
 from ..basis import (
+    BLOCK,
     COEFFICIENT_BITS,
     POSITION_BITS,
     from_cosines,
@@ -103,7 +104,7 @@ class CosineLatent:
     Attributes:
         size: (H, W).
         grids: cells of every stage.
-        dither: of the finest, int64, ``[1, 192, h, w]``.
+        dither: of the finest, int16, ``[1, 192, h, w]``.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
         finest: cells of the finest grid that hold them, where the images are there.
@@ -242,27 +243,34 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return replace(latent, stages=stages, known=known, finest=finest)
 
     def picture(self, latent: CosineLatent) -> np.ndarray:
-        """Positions of pixels, int64 with 16 fractional bits, ``[B, 3, H, W]``."""
-        known = latent.known
+        """Positions of pixels, int32 with 16 fractional bits, ``[B, 3, H, W]``."""
+        known, (H, W) = latent.known, latent.size
+        shape = (len(latent.grids[0].middle), 3, H, W)
         if known is None:
-            H, W = latent.size
-            return np.full((len(latent.dither), 3, H, W), 255 << (POSITION_BITS - 1))
-        width = latent.grids[min(latent.stages, len(latent.grids)) - 1].width
-        # means are in 1/512 of the width
-        shift = 9 - COEFFICIENT_BITS
-        coefficients = known.means * int(width) + (1 << shift - 1) >> shift
-        images = coefficients.cpu().numpy()
-        return np.stack([from_cosines(image, latent.size) for image in images])
+            return np.full(shape, 255 << (POSITION_BITS - 1), np.int32)
+        width = int(latent.grids[min(latent.stages, len(latent.grids)) - 1].width)
+        shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
+        found = np.empty(shape, np.int32)
+        for image, means in zip(found, known.means.cpu().numpy()):
+            for rows, pixels in _bands(H):
+                coefficients = means[:, rows] * width + (1 << shift - 1) >> shift
+                size = (pixels.stop - pixels.start, W)
+                image[:, pixels] = from_cosines(coefficients, size)
+        return found
 
     def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
         """What the prior of pixels is told of each image, after all other stages."""
-        known = latent.known
+        known, (H, W) = latent.known, latent.size
         assert known is not None
         width = int(latent.grids[-1].width)
         for positions, planes in zip(self.picture(latent), known.variances.cpu().numpy()):
-            variances = planes * width**2 >> 20 - VARIANCE_BITS
-            spread = spread_variances(variances, latent.size)
-            yield Guess.of(positions, spread, variances)
+            guesses = []
+            for rows, pixels in _bands(H):
+                variances = planes[:, rows].astype(np.int64) * width**2
+                variances >>= 20 - VARIANCE_BITS
+                spread = spread_variances(variances, (pixels.stop - pixels.start, W))
+                guesses.append(Guess.of(positions[:, pixels], spread, variances))
+            yield Guess(*(np.concatenate(pieces, 1) for pieces in zip(*guesses)))
 
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
@@ -403,6 +411,14 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         net = cls.from_state_dict(read_checkpoint(Path(path)), **kwargs)
         net.update()
         return net.eval()
+
+
+def _bands(height: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of blocks and of pixels to compute at once, to bound memory."""
+    step = 32
+    for first in range(0, n_blocks(height), step):
+        rows = slice(first, first + step)
+        yield rows, slice(first * BLOCK, min((first + step) * BLOCK, height))
 
 
 def _is_weight(name: str) -> bool:

@@ -46,7 +46,8 @@ HIDDEN_MAX = 255
 SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
 FACTOR_BITS = 8
 MEAN_BITS = 4
-VARIANCE_UNITS = 1 << 20
+VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
+_CHUNK = 1 << 14  # blocks
 EXACT = 1 << 24
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
@@ -63,10 +64,10 @@ tables would have nothing in it."""
 class Known(NamedTuple):
     """What is known of the coefficients after a stage, each ``[B, 192, h, w]``."""
 
-    cells: Tensor  # int64; where sent, the cell that holds the coefficient
+    cells: Tensor  # int32; where sent, the cell that holds the coefficient
     sent: Tensor  # bool
-    means: Tensor  # int64; of the coefficients, in 1/512 of the stage's width
-    variances: Tensor  # int64; of what they are around it, in 1/2^20 of its square
+    means: Tensor  # int32; of the coefficients, in 1/512 of the stage's width
+    variances: Tensor  # int32; of what they are around it, in 1/2^20 of its square
 
 
 class SymbolCoder(Protocol):
@@ -413,17 +414,16 @@ class CosineConditional(UniformNoiseConditional):
         B, C, h, w = grid.middle.shape
         board = Checkerboard(B, h, w, self.spread.device)
         middle = _by_block(grid.middle)
-        first, mean_before, variance_before = np.zeros(0), np.zeros(0), np.zeros(0)
-        sent_before = np.zeros(middle.shape, bool)
+        first, sent_before = np.zeros(0), np.zeros(middle.shape, bool)
         if before is not None:
             first = _by_block(grid.first_in(before.cells))
             sent_before = _by_block(before.sent)
-            mean_before = _by_block(before.means * grid.ratio)
-            variance_before = _by_block(before.variances * grid.ratio**2)
         target = None if cells is None else _by_block(cells)
-        found = np.zeros(middle.shape, np.int64)
-        sent = np.zeros(middle.shape, bool)
-        locations, entries = np.zeros_like(found), np.zeros_like(found)
+        found, locations = (
+            np.zeros(middle.shape, np.int32),
+            np.zeros(middle.shape, np.int32),
+        )
+        sent, entries = np.zeros(middle.shape, bool), np.zeros(middle.shape, np.uint8)
         rows = [rows.cpu().numpy()[:, None] for rows in board.rows]
 
         def reveal(
@@ -431,8 +431,8 @@ class CosineConditional(UniformNoiseConditional):
         ) -> tuple[Tensor, Tensor]:
             at = rows[colour], np.arange(channels.start, channels.stop)
             entry = index.long().clamp(0, 127).cpu().numpy()
-            locations[at], entries[at] = location.long().cpu().numpy(), entry
-            offset = locations[at] - middle[at]
+            locations[at], entries[at] = location.cpu().numpy(), entry
+            offset = locations[at].astype(np.int64) - middle[at]
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
 
             is_part = sent_before[at]
@@ -457,19 +457,23 @@ class CosineConditional(UniformNoiseConditional):
             return values, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
-        means, variances = self.moments(POINTS * found + middle, sent, locations, entries)
-        if before is not None:  # where a stream ends early
-            is_cut = sent_before & ~sent
-            means = np.where(is_cut, mean_before, means)
-            variances = np.where(is_cut, variance_before, variances)
-        return Known(
-            *(
-                torch.from_numpy(plane.reshape(B, h, w, C).transpose(0, 3, 1, 2)).to(
-                    grid.middle.device
-                )
-                for plane in (found, sent, means, variances)
+        means, variances = np.empty_like(found), np.empty_like(found)
+        for first_row in range(0, len(found), _CHUNK):  # to bound memory
+            at = slice(first_row, first_row + _CHUNK)
+            middles = POINTS * found[at] + middle[at]
+            means[at], variances[at] = self.moments(
+                middles, sent[at], locations[at], entries[at]
             )
+        is_cut = sent_before & ~sent
+        if before is not None and is_cut.any():  # where a stream ends early
+            means[is_cut] = _by_block(before.means)[is_cut] * grid.ratio
+            wider = _by_block(before.variances)[is_cut].astype(np.int64) * grid.ratio**2
+            variances[is_cut] = wider.clip(max=MAX_VARIANCE)
+        planes = (
+            torch.from_numpy(plane.reshape(B, h, w, C).transpose(0, 3, 1, 2))
+            for plane in (found, sent, means, variances)
         )
+        return Known(*(plane.to(grid.middle.device) for plane in planes))
 
     def teach(
         self, grid: NestedGrid, before: Known | None, cells: Tensor
@@ -554,7 +558,7 @@ class CosineConditional(UniformNoiseConditional):
             entries: of the scale table.
 
         Returns:
-            integers in 1/512 of the width, and in 1/2^20 of its square, int64.
+            integers in 1/512 of the width, and in 1/2^20 of its square, int32.
         """
         table = self._moment_table
         reach = table.reach[entries]
@@ -585,15 +589,15 @@ class CosineConditional(UniformNoiseConditional):
             mean = (windows @ centres) / total
             inside = one**2 / (12 * POINTS**2)  # a part is as wide
             variance = (windows @ squares) / total - mean**2 + inside
-            means.append(np.rint(mean).astype(np.int64))
-            variances.append(np.rint(variance * unit).astype(np.int64))
+            means.append(np.rint(mean).astype(np.int32))
+            variances.append(np.rint(variance * unit).astype(np.int32))
         scales = self.scale_table.cpu().numpy().astype(np.float64)
         return MomentTable(
             np.concatenate(means),
             np.concatenate(variances),
             np.cumsum([0, *(len(row) for row in means[:-1])]),
             reach,
-            np.rint(scales**2 * VARIANCE_UNITS).astype(np.int64),
+            np.rint(scales**2 * VARIANCE_UNITS).clip(max=MAX_VARIANCE).astype(np.int32),
         )
 
     def part_weights(

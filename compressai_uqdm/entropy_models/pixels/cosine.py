@@ -80,10 +80,10 @@ class Guess(NamedTuple):
     """What coefficients tell of one picture's pixels, in integers."""
 
     positions: np.ndarray
-    """The picture, in levels with 16 fractional bits, ``[3, H, W]``."""
+    """The picture, in levels with 16 fractional bits, int32, ``[3, H, W]``."""
 
     log_deviations: np.ndarray
-    """Natural logarithm of how far it is off, with 6 fractional bits, ``[3, H, W]``."""
+    """Natural logarithm of how far it is off, with 6 fractional bits, int16, as that."""
 
     bands: np.ndarray
     """The same of the coefficients of four bands of three colours, ``[12, h, w]``."""
@@ -100,7 +100,7 @@ class Guess(NamedTuple):
             coefficients: variances of the coefficients, likewise, ``[192, h, w]``.
         """
         starts = [channels.start for channels in COEFFICIENTS]
-        sums = np.add.reduceat(coefficients, starts, axis=0)
+        sums = np.add.reduceat(coefficients, starts, axis=0)  # of the groups
         counts = np.diff([*starts, len(coefficients)])
         means = [
             sums[low + c : high : 3].sum(0) // counts[low + c : high : 3].sum()
@@ -115,21 +115,27 @@ class Guess(NamedTuple):
 
     def planes(self) -> np.ndarray:
         """What the network sees of the picture and its deviation, ``[6, H, W]``."""
-        n = SIDE // 2
-        around = np.pad(self.positions, ((0, 0), (n, n), (n, n)), "edge")
-        sums = np.pad(np.cumsum(around, 1), ((0, 0), (1, 0), (0, 0)))
-        sums = sums[:, SIDE:] - sums[:, :-SIDE]
-        sums = np.pad(np.cumsum(sums, 2), ((0, 0), (0, 0), (1, 0)))
-        mean = (sums[:, :, SIDE:] - sums[:, :, :-SIDE]) // SIDE**2
+        n, (_, H, W) = SIDE // 2, self.positions.shape
+        found = np.empty((6, H, W), np.int16)
+        found[3:] = self.log_deviations
+        across = np.arange(-n, W + n).clip(0, W - 1)
         shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
-        detail = rounded_shift(self.positions - mean, shift).clip(-INPUT_MAX, INPUT_MAX)
-        return np.concatenate([detail, self.log_deviations])
+        for rows in bands(H, W):
+            down = np.arange(rows.start - n, rows.stop + n).clip(0, H - 1)
+            around = self.positions[:, down[:, None], across].astype(np.int64)
+            around = np.pad(around.cumsum(1), ((0, 0), (1, 0), (0, 0)))
+            around = around[:, SIDE:] - around[:, :-SIDE]
+            around = np.pad(around.cumsum(2), ((0, 0), (0, 0), (1, 0)))
+            mean = (around[:, :, SIDE:] - around[:, :, :-SIDE]) // SIDE**2
+            detail = rounded_shift(self.positions[:, rows] - mean, shift)
+            found[:3, rows] = detail.clip(-INPUT_MAX, INPUT_MAX)
+        return found
 
 
 def _log_deviation(variances: np.ndarray, lowest: int) -> np.ndarray:
     """Logarithm of the root of variances, with 6 fractional bits, within bounds."""
     edges = thresholds()[lowest - _LOWEST_IN_BAND :]
-    return np.searchsorted(edges, variances, "right") + lowest
+    return (np.searchsorted(edges, variances, "right") + lowest).astype(np.int16)
 
 
 def thresholds() -> np.ndarray:
@@ -212,8 +218,8 @@ class WindowNetwork(nn.Module):
         """Run the network at all values of one group.
 
         Args:
-            planes: errors so far, and those of :meth:`Guess.planes`, with two more
-                pixels on each side, float32, ``[9, H + 4, W + 4]``.
+            planes: errors so far, and those of :meth:`Guess.planes`, int16,
+                ``[9, H, W]``.
             of_blocks: bands of the blocks, float32, ``[12, h, w]``.
             g: number of the group.
 
@@ -224,16 +230,18 @@ class WindowNetwork(nn.Module):
         """
         w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
         _, (row, column) = GROUPS[g]
-        H, W = planes.shape[1] - SIDE + 1, planes.shape[2] - SIDE + 1
+        _, H, W = planes.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
+        # mirrored, pixels stay in their phase: what is not decoded yet is not seen
+        across = _mirrored(np.arange(column - SIDE // 2, W + SIDE // 2), W)
         found = np.empty((2, h, n), np.int64)
         blocks = torch.einsum("oi,ihw->ohw", w["bands"], torch.from_numpy(of_blocks))
         blocks = blocks + w["conv_bias"][:, None, None]
         x = (2 * np.arange(n) + column) // 8
         for rows in bands(h, n):
-            first = 2 * rows.start + row
-            last = 2 * rows.stop + row + SIDE - 2
-            window = torch.from_numpy(planes[:, first:last, column:])
+            first = 2 * rows.start + row - SIDE // 2
+            down = _mirrored(np.arange(first, first + 2 * (rows.stop - rows.start) + 3), H)
+            window = torch.from_numpy(planes[:, down[:, None], across]).float()
             sums = F.conv2d(window[None], w["conv"], stride=2)[0][:, :, :n]
             y = (2 * np.arange(rows.start, rows.stop) + row) // 8
             hidden = sums[:-1] + blocks[:, y[:, None], x]
@@ -294,27 +302,23 @@ class CosinePixels(UniformNoiseConditional):
             the levels, uint8. Where a stream ends early, they are at their location.
         """
         self._check_cdf_size()
-        deviation, inverse = (
-            table[guess.log_deviations - _LOWEST] for table in deviations()
-        )
-        seen = np.concatenate([np.zeros_like(guess.positions), guess.planes()])
-        seen, of_blocks = seen.astype(np.float32), guess.bands.astype(np.float32)
+        deviation, inverse = deviations()
+        seen = np.concatenate([np.zeros_like(guess.log_deviations), guess.planes()])
+        of_blocks = guess.bands.astype(np.float32)
         found = (guess.positions + (1 << POSITION_BITS - 1)) >> POSITION_BITS
-        found = found.clip(0, LEVELS - 1)
+        found = found.clip(0, LEVELS - 1).astype(np.uint8)
         factor, base = _to_entry()
-        n = SIDE // 2
         for g in range(len(GROUPS)):
-            position = group(guess.positions, g)
+            position = group(guess.positions, g).astype(np.int64)
             if not position.size:
                 continue
-            # mirrored, pixels stay in their phase: what is not decoded yet is not seen
-            planes = np.pad(seen, ((0, 0), (n, n), (n, n)), "reflect")
+            log_deviation = group(guess.log_deviations, g).astype(np.int64)
             with exact_floats():
-                move, log_scale = self.network.group(planes, of_blocks, g)
+                move, log_scale = self.network.group(seen, of_blocks, g)
             shift = SUM_BITS + _DEVIATION_BITS - POSITION_BITS
-            at = (position << shift) + move * group(deviation, g)
+            at = (position << shift) + move * deviation[log_deviation - _LOWEST]
             at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
-            log_scale += group(guess.log_deviations, g) << (SUM_BITS - INPUT_BITS)
+            log_scale += log_deviation << (SUM_BITS - INPUT_BITS)
             entry = rounded_shift(log_scale * factor + base, 24).clip(0, SCALE_LEVELS - 1)
             target = None if levels is None else group(levels, g).reshape(-1).astype(int)
             at = at.clip(0, POINTS * (LEVELS - 1)).reshape(-1)
@@ -323,11 +327,10 @@ class CosinePixels(UniformNoiseConditional):
             if not there.all():
                 break
             error = (x.reshape(position.shape) << POSITION_BITS) - position
-            error = rounded_shift(
-                error * group(inverse, g), POSITION_BITS + 16 - INPUT_BITS
-            )
+            error *= inverse[log_deviation - _LOWEST]
+            error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
             group(seen, g)[...] = error.clip(-INPUT_MAX, INPUT_MAX)
-        return found.astype(np.uint8)
+        return found
 
     def _code_group(
         self,
@@ -359,6 +362,12 @@ class CosinePixels(UniformNoiseConditional):
                 )
                 found[escaped], there[escaped] = coder.code_parts(wanted, uniform)
         return found.clip(0, LEVELS - 1), there
+
+
+def _mirrored(places: np.ndarray, size: int) -> np.ndarray:
+    """Places outside of 0..size - 1 seen in a mirror at the first and the last."""
+    period = max(2 * size - 2, 1)
+    return size - 1 - np.abs(places % period - (size - 1))
 
 
 def _to_entry() -> tuple[int, int]:
