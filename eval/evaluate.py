@@ -4,7 +4,7 @@
     accelerate launch --multi_gpu --num_processes 8 eval/evaluate.py val.npz uqdm-big ...
 
 Every image is encoded once; its stream is decoded stage by stage, and every stage is made
-an image in three ways (denoise, ancestral, flow_based). One JSON file is written per model
+an image in every way that the model has (denoise, ancestral, flow_based). One JSON file is written per model
 and way. The last stage must give the image itself. The seed is the image's place, so
 results do not depend on the number of processes; a run that was stopped goes on.
 
@@ -39,20 +39,33 @@ from runs import (
 )
 from torch import Tensor
 
-from compressai_uqdm import UQDM
 from compressai_uqdm.codec.coders import Decoder, Encoder
 from compressai_uqdm.denoisers.base import Denoiser
 from compressai_uqdm.diffusion import image_to_levels
-from compressai_uqdm.models.base import Reconstruction
+from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
 from compressai_uqdm.models.diffusion_model import DiffusionModel
 from compressai_uqdm.progress import Progress
 from compressai_uqdm.zoo import RECIPES, load_model
 
 METHODS: tuple[Reconstruction, ...] = get_args(Reconstruction)
+Net = ProgressiveModel[Any]
 
 
-class Network(Denoiser):
+class Clock:
+    """Tells the time, and how much of it passes of a network took: here, unknown."""
+
+    def now(self) -> tuple[float, float]:
+        """The time, and the part of it spent in passes."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter(), 0.0
+
+    def forget(self) -> None:
+        """The next image begins."""
+
+
+class Network(Denoiser, Clock):
     """The network that models of the same weights share, and a clock.
 
     The clock runs as if every pass were computed where it is asked for.
@@ -91,10 +104,7 @@ class Network(Denoiser):
         return outputs
 
     def now(self) -> tuple[float, float]:
-        """The clock, and the part of it spent in passes."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() + self._credit, self.seconds
+        return super().now()[0] + self._credit, self.seconds
 
     def forget(self) -> None:
         """Drop the passes, where the next image begins."""
@@ -110,7 +120,7 @@ def since(start: tuple[float, float], ends: Sequence[tuple[float, float]]) -> Ti
 
 
 def encode(
-    net: UQDM, network: Network, x: Tensor, seed: int
+    net: Net, network: Clock, x: Tensor, seed: int
 ) -> tuple[list[bytes], Sequence[int], Times]:
     """The strings of an image, and the times up to the end of each."""
     start = network.now()
@@ -125,13 +135,13 @@ Compare = Callable[[Reconstruction, int, np.ndarray], Mapping[str, float]]
 
 @torch.no_grad()
 def code(
-    net: UQDM, network: Network, image: np.ndarray, seed: int, compare: Compare
+    net: Net, network: Clock, image: np.ndarray, seed: int, compare: Compare
 ) -> dict[str, Any]:
     """Code one image for real.
 
     Args:
         net: the model.
-        network: its network.
+        network: its network, or a clock.
         image: uint8, ``[H, W, 3]``.
         seed: seed of the dither.
         compare: what to do with each picture.
@@ -146,14 +156,14 @@ def code(
     x = as_tensor(image, net)
     strings, shape, encoding = encode(net, network, x, seed)
     guarded = [net.is_guarded(i) for i in range(net.n_stages)]
-    distortions: dict[str, list[Mapping[str, float]]] = {m: [] for m in METHODS}
-    decoding: dict[str, list[list[float]]] = {m: [] for m in METHODS}
+    distortions: dict[str, list[Mapping[str, float]]] = {m: [] for m in net.reconstructions}
+    decoding: dict[str, list[list[float]]] = {m: [] for m in net.reconstructions}
     spent, start = np.zeros(2), network.now()
     # decompress() gives one method at a time; this decodes once for all three
     decoder = Decoder.of(strings, guarded, shape, seed)
     for latent in net.walk(decoder, net.n_stages):
         spent += np.subtract(network.now(), start)
-        for method in METHODS:
+        for method in net.reconstructions:
             fresh = replace(latent)  # without what is known of it, to take its time
             start = network.now()
             levels = net.reconstruct(fresh, method, seed)
@@ -173,13 +183,11 @@ def code(
 
 
 @torch.no_grad()
-def estimate(
-    net: DiffusionModel, image: np.ndarray, seed: int, compare: Compare
-) -> dict[str, Any]:
+def estimate(net: Net, image: np.ndarray, seed: int, compare: Compare) -> dict[str, Any]:
     """``estimate`` and ``distortions`` as of :func:`code`, without coding."""
     x = as_tensor(image, net)
     distortions: dict[str, list[Mapping[str, float]]] = {}
-    for method in METHODS:
+    for method in net.reconstructions:
         out = net.estimate(x, seed, method, progressive=True)
         pictures = [(255 * y[0]).round().to(torch.uint8) for y in out["x_hats"]]
         distortions[method] = [
@@ -189,7 +197,7 @@ def estimate(
     return {"estimate": cumulative_bits(out), "distortions": distortions}
 
 
-def as_tensor(image: np.ndarray, net: DiffusionModel) -> Tensor:
+def as_tensor(image: np.ndarray, net: Net) -> Tensor:
     device = next(net.parameters()).device
     return torch.tensor(image, device=device).permute(2, 0, 1)[None].float() / 255
 
@@ -200,7 +208,7 @@ def cumulative_bits(out: Mapping[str, Any]) -> list[float]:
     return np.cumsum([float(-p.double().log2().sum()) for p in likelihoods]).tolist()
 
 
-def weights_digest(net: DiffusionModel) -> str:
+def weights_digest(net: Net) -> str:
     total = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         total.update(name.encode())
@@ -250,7 +258,7 @@ def summarize(
     return out
 
 
-def load(model: str, weights: Weights) -> tuple[str, DiffusionModel]:
+def load(model: str, weights: Weights) -> tuple[str, Net]:
     """The name and the network of ``name`` or ``name=checkpoint``, all stages.
 
     Raises:
@@ -261,10 +269,13 @@ def load(model: str, weights: Weights) -> tuple[str, DiffusionModel]:
         names = ", ".join(RECIPES)
         raise InputError(f"no model {name!r} in the zoo, which has {names}")
     try:
+        cls = RECIPES[name].cls
+        # those of a diffusion may be an average over training
+        options = {"weights": weights} if issubclass(cls, DiffusionModel) else {}
         if checkpoint:
-            net = RECIPES[name].cls.from_checkpoint(checkpoint, weights)
+            net = cls.from_checkpoint(checkpoint, **options)
         else:
-            net = load_model(name, 1, pretrained=True, weights=weights)
+            net = load_model(name, 1, pretrained=True, **options)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(f"{model}: {error}") from error
     net.quality = net.n_stages
@@ -272,8 +283,8 @@ def load(model: str, weights: Weights) -> tuple[str, DiffusionModel]:
 
 
 def evaluate_image(
-    nets: Mapping[str, DiffusionModel],
-    networks: Mapping[str, Network],
+    nets: Mapping[str, Net],
+    networks: Mapping[str, Clock],
     image: np.ndarray,
     seed: int,
     real: bool,
@@ -286,7 +297,6 @@ def evaluate_image(
     for model, net in nets.items():
         of_model = functools.partial(compare, model)
         if real:
-            assert isinstance(net, UQDM)
             out["models"][model] = code(net, networks[model], image, seed, of_model)
         else:
             out["models"][model] = estimate(net, image, seed, of_model)
@@ -309,12 +319,12 @@ def main(argv: list[str]) -> None:
     state = join_processes()
     images = ImageSet(args.images, args.first)
     real = args.bits == "real"
-    nets: dict[str, DiffusionModel] = {}
-    networks: dict[str, Network] = {}
+    nets: dict[str, Net] = {}
+    networks: dict[str, Clock] = {}
     runs: dict[str, dict[str, Any]] = {}
     for named in args.models:
         model, net = load(named, args.weights)
-        if real and not isinstance(net, UQDM):
+        if real and not net.arithmetics:
             raise InputError(f"{model} cannot code, only estimate: use --bits estimated")
         net = net.to(state.device)
         run = {
@@ -325,13 +335,16 @@ def main(argv: list[str]) -> None:
             "device": state.device.type,
             "pictures": args.pictures is not None,
         }
-        files = [result_file(args.output, model, method) for method in METHODS]
+        files = [result_file(args.output, model, method) for method in net.reconstructions]
         if all([check_same_run(file, run) for file in files]):
             state.print(f"{model}: the results of this run are in {args.output}")
             continue
-        known = [network for network in networks.values() if network.fits(net)]
-        networks[model] = known[0] if known else Network(net)
-        net.denoiser = networks[model]
+        networks[model] = Clock()
+        if isinstance(net, DiffusionModel):
+            shared = [
+                n for n in networks.values() if isinstance(n, Network) and n.fits(net)
+            ]
+            net.denoiser = networks[model] = shared[0] if shared else Network(net)
         nets[model], runs[model] = net, run
     if not nets:
         return
@@ -365,7 +378,7 @@ def main(argv: list[str]) -> None:
         return
     command = f"eval/evaluate.py {images.path.name} {' '.join(nets)}"
     for model in nets:
-        for method in METHODS:
+        for method in nets[model].reconstructions:
             result = {
                 "name": f"{model} ({method})",
                 "description": f"{'real streams' if real else 'estimated bits'}, "

@@ -49,6 +49,9 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
     arithmetics: ClassVar[tuple[str, ...]]
     """What the model can compute in, first that of files unless they say otherwise."""
 
+    reconstructions: ClassVar[tuple[Reconstruction, ...]] = get_args(Reconstruction)
+    """How it can make pictures of a stage."""
+
     # ---- how one family differs from another ----
 
     @property

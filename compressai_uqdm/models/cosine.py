@@ -156,6 +156,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     config_bytes: Tensor
     arithmetics = ("integer",)
+    reconstructions = ("denoise",)
 
     def __init__(self, config: CosineConfig = CosineConfig(), quality: int | None = None):
         super().__init__()
@@ -280,7 +281,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         Raises:
             ValueError: the method is not ``"denoise"``: there is no other here.
         """
-        if method != "denoise":
+        if method not in self.reconstructions:
             raise ValueError(
                 f'reconstruction must be "denoise", got {method!r}: nothing is sampled in '
                 "the cosine basis, every coefficient stands at its mean"
