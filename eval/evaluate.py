@@ -4,9 +4,10 @@
     accelerate launch --multi_gpu --num_processes 8 eval/evaluate.py val.npz uqdm-big ...
 
 Every image is encoded once; its stream is decoded stage by stage, and every stage is made
-an image in every way that the model has (denoise, ancestral, flow_based). One JSON file is written per model
-and way. The last stage must give the image itself. The seed is the image's place, so
-results do not depend on the number of processes; a run that was stopped goes on.
+an image in every way that the model has (denoise, ancestral, flow_based). One JSON file is
+written per model and way. The last stage must give the image itself. The seed is the
+image's place, so results do not depend on the number of processes; a run that was stopped
+goes on.
 
 Models of the same weights have the same latents, with a context prior and without, so
 the network runs once for each and its outputs are kept until the image is done. Times are

@@ -66,7 +66,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
     stages = json.loads((work / "whole.json").read_text())["stages"]
-    assert [stage["width"] for stage in stages] == [48, 8, 1]
+    names = ["cells of 48", "cells of 8", "pixels", "pictures"]
+    assert [stage["of"] for stage in stages] == names
     # the second one starts from the first, and has less to learn
     for stage, share in zip(stages, (0.9, 0.95)):
         assert [test["step"] for test in stage["test"]] == [0, 10, 20]
@@ -76,6 +77,7 @@ def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
     assert stages[1]["test"][-1]["psnr"] > stages[0]["test"][-1]["psnr"] + 3
     pixels = [test["bpp"] for test in stages[2]["test"]]
     assert pixels[-1] < 0.99 * pixels[0]
+    assert all(stages[3]["test"][-1][f"gain {i}"] > 0.005 for i in (1, 2))
     net = CosineUQDM.from_checkpoint(work / "whole.npz")
     image = np.asarray(Image.open(work / "held out/a.png"))
     x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None] / 255
@@ -88,7 +90,9 @@ def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stops", [[STEPS], [1, 8, STEPS + 5, 2 * STEPS + 9]], ids=str)
+@pytest.mark.parametrize(
+    "stops", [[STEPS], [1, 8, STEPS + 5, 2 * STEPS + 9, 3 * STEPS + 12]], ids=str
+)
 def test_an_interruption_changes_nothing(
     work: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +114,7 @@ def test_an_interruption_changes_nothing(
         assert stopped.value.code == 128 + signal.SIGINT
         assert not (work / output).exists()
     stages = train(work, output)
-    assert made == 3 * STEPS
+    assert made == 4 * STEPS
     assert_same(weights(work / output), weights(work / "whole.npz"))
     assert stages == json.loads((work / "whole.json").read_text())["stages"]
 
@@ -130,11 +134,11 @@ def test_an_interruption_while_it_measures(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(StepBar, "say", say_and_stop)
-    for _ in (1, 2, 3):
+    for _ in (1, 2, 3, 4):
         with pytest.raises(SystemExit):
             train(work, "measured.npz")
     stages = train(work, "measured.npz")
-    assert said == 3
+    assert said == 4
     assert stages == json.loads((work / "whole.json").read_text())["stages"]
 
 
@@ -158,7 +162,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     half = CosineUQDM.from_checkpoint(work / "killed.checkpoint.pt")
     half.save_integers(work / "half.npz")
     stages = train(work, "killed.npz")
-    assert made == 3 * STEPS + 3  # from step 8 of the second stage
+    assert made == 4 * STEPS + 3  # from step 8 of the second stage
     final = weights(work / "killed.npz")
     assert_same(final, weights(work / "whole.npz"))
     assert stages == json.loads((work / "whole.json").read_text())["stages"]

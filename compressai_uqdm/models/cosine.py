@@ -25,6 +25,7 @@ from ..basis import (
 )
 from ..checks import check_count
 from ..codec.coders import Coder
+from ..denoisers.picture import PictureNetwork
 from ..entropy_models.latents.cosine import CosineConditional, Known
 from ..entropy_models.nested import NestedGrid, draw_grids, finest_cells, nest
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess
@@ -143,6 +144,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         CP = cosine prior: 48 groups of coefficients, each told by those before it
         PP = pixel prior: 12 groups of pixels, each told by those before it
 
+    What is seen of a stage is the inverse transform, improved by a network of its own.
+
     Universal quantization costs about as much as the signal is wide in units of its noise,
     linearly, so it pays to have it in few coordinates; and noise whose schedule differs
     by frequency makes a diffusion of its own (Hoogeboom and Salimans, "Blurring Diffusion
@@ -168,6 +171,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         ]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
         self.pixel_prior = CosinePixels()
+        pictures = [PictureNetwork() for _ in config.widths]
+        self.pictures = cast(Sequence[PictureNetwork], nn.ModuleList(pictures))
         self.quality = self.n_stages if quality is None else quality
 
     # ---- stages ----
@@ -260,10 +265,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return found
 
     def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
-        """What the prior of pixels is told of each image, after all other stages."""
+        """What coefficients tell of the pixels of each image, once there are any."""
         known, (H, W) = latent.known, latent.size
         assert known is not None
-        width = int(latent.grids[-1].width)
+        width = int(latent.grids[min(latent.stages, len(latent.grids)) - 1].width)
         for positions, planes in zip(self.picture(latent), known.variances.cpu().numpy()):
             guesses = []
             for rows, pixels in _bands(H):
@@ -288,7 +293,12 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             )
         if latent.levels is not None:
             return latent.levels
-        levels = self.picture(latent) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
+        if latent.known is None:
+            positions = self.picture(latent)
+        else:
+            network = self.pictures[latent.stages - 1]
+            positions = np.stack([network(guess) for guess in self.guesses(latent)])
+        levels = positions + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
         return torch.from_numpy(levels.clip(0, 255).astype(np.uint8)).to(self.device)
 
     # ---- training ----
@@ -343,6 +353,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         Raises:
             ValueError: weights are so large that a sum could be rounded.
         """
+        for network in self.pictures:
+            network.check()
         priors = [*self.latent_priors, self.pixel_prior]
         return any([prior.update(force) for prior in priors])
 
@@ -397,8 +409,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
                     fixed = group.fixed(name).detach().cpu().numpy()
                     kind = np.int32 if name.endswith("bias") else np.int16
                     arrays[f"latent_priors.{i}.groups.{g}.{name}"] = fixed.astype(kind)
-        for name, buffer in self.pixel_prior.network.named_buffers():
-            arrays[f"pixel_prior.network.{name}"] = buffer.cpu().numpy()
+        for name, buffer in self.named_buffers():
+            if name.startswith(("pixel_prior.network.", "pictures.")):
+                arrays[name] = buffer.cpu().numpy()
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -423,5 +436,5 @@ def _bands(height: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _is_weight(name: str) -> bool:
-    is_network = ".groups." in name or ".network." in name
+    is_network = ".groups." in name or ".network." in name or ".conv_" in name
     return is_network or name.endswith((".spread", ".neighbours"))

@@ -1,11 +1,10 @@
-"""Training of the priors in the cosine basis, a stage after another, then of the pixels.
+"""Training of a CosineUQDM: its stages one after another, then pixels, then pictures.
 
 A stage learns on top of those before it, which are frozen by then: their only part in it
 is which coefficients they sent, and in which cells these lie. The loss is the bits of all
 of its coefficients, sent or not. Its threshold varies, so that a file may choose it.
 """
 
-import contextlib
 import itertools
 import json
 import logging
@@ -34,8 +33,9 @@ from .bar import StepBar
 from .batches import example_key
 from .checkpoints import find_checkpoint, save_checkpoint
 from .config import Settings, changeable
-from .cosine_pixels import FloatWindows, pixel_crops
+from .cosine_pixels import FloatWindows, crops_of, pixel_crops
 from .interruption import Interruption
+from .picture import FloatPicture
 
 __all__ = ["CosineRun", "CosineTrainingConfig", "draw_crops", "read_photographs"]
 
@@ -75,7 +75,7 @@ class CosineTrainingConfig(Settings):
         widths: of the stages' cells, in levels.
         thresholds: of the stages, see :class:`CosineConfig`.
         hidden: width of the state of a block.
-        steps: for each stage, and for the pixels.
+        steps: for each stage, for the pixels, and for pictures.
         batch_size: crops in a step.
         crop_size: side of crops, in pixels.
         min_factor: smallest factor that photographs are box-averaged by.
@@ -271,6 +271,8 @@ def _initial_model(
             ratios = [abs(math.log(t.width / prior.width)) for t in trained.latent_priors]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
         net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
+        if trained.config.widths == net.config.widths:
+            net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
     else:
         spread = _spread(photographs, config.crop_size, config.seed)
         for prior in net.latent_priors:
@@ -279,34 +281,167 @@ def _initial_model(
     return net
 
 
-@torch.no_grad()
-def _measure(net: CosineUQDM, crops: Tensor, stages: int, seed: int) -> dict[str, float]:
-    """The loss of a stage, the bits that are sent up to it, and its picture's PSNR."""
-    torch.manual_seed(seed)
-    loss = sent = squares = 0.0
-    for levels in crops.split(TEST_BATCH):
-        for p, latent in itertools.islice(net.teach(levels), stages):
-            assert latent.known is not None
-            bits = -p.log2()
-            sent += bits[latent.known.sent].sum().item()
-        loss += bits.sum().item()
-        x_hat = net.reconstruct(latent, "denoise", seed)
-        squares += (x_hat.double() - levels).square().sum().item()
-    pixels = crops[:, 0].numel()
-    mse = max(squares / crops.numel(), 1e-9)
-    psnr = 10 * math.log10(255**2 / mse)
-    return {"loss": loss / pixels, "bpp": sent / pixels, "psnr": psnr}
+# ---- what is trained, one after another ----
 
 
-@torch.no_grad()
-def _measure_pixels(
-    net: CosineUQDM, windows: FloatWindows, crops: Tensor, seed: int
-) -> dict[str, float]:
-    """Bits per pixel of the exact end alone."""
-    torch.manual_seed(seed)
-    batches = crops.split(TEST_BATCH)
-    bits = sum(windows(pixel_crops(net, levels)).sum().item() for levels in batches)
-    return {"bpp": bits / crops[:, 0].numel()}
+class Phase:
+    """A part of a model that is trained while all others stay as they are.
+
+    Attributes:
+        title: what it is.
+        weights: what is trained.
+        unit: what its loss is in.
+    """
+
+    title: str
+    weights: list[nn.Parameter]
+    unit = "bpp"
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        """The loss of crops, uint8, ``[n, 3, H, W]``; noise is PyTorch's."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """What keeps the weights within bounds."""
+
+    def measure(self, crops: Tensor) -> dict[str, float]:
+        """What held-out crops say."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Put what was learned into the model."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state`."""
+
+
+class StagePhase(Phase):
+    """One stage of coefficients.
+
+    Args:
+        net: the model.
+        stage: from 0.
+    """
+
+    def __init__(self, net: CosineUQDM, stage: int):
+        self.net, self.stage, self.prior = net, stage, net.latent_priors[stage]
+        self.title = f"cells of {self.prior.width:g}"
+        self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        prior, threshold = self.prior, self.prior.threshold
+        prior.threshold = threshold * rng.uniform(*THRESHOLDS)
+        try:
+            # later stages are not asked for
+            *_, (p, _) = itertools.islice(self.net.teach(levels), self.stage + 1)
+        finally:
+            prior.threshold = threshold
+        return -p.log2().sum() / levels[:, 0].numel()
+
+    def measure(self, crops: Tensor) -> dict[str, float]:
+        """The loss, the bits that are sent up to this stage, and its picture's PSNR."""
+        loss = sent = squares = 0.0
+        for levels in crops.split(TEST_BATCH):
+            for p, latent in itertools.islice(self.net.teach(levels), self.stage + 1):
+                assert latent.known is not None
+                bits = -p.log2()
+                sent += bits[latent.known.sent].sum().item()
+            loss += bits.sum().item()
+            x_hat = self.net.reconstruct(latent, "denoise", 0)
+            squares += (x_hat.double() - levels).square().sum().item()
+        pixels = crops[:, 0].numel()
+        psnr = _psnr(squares / crops.numel())
+        return {"loss": loss / pixels, "bpp": sent / pixels, "psnr": psnr}
+
+
+class PixelPhase(Phase):
+    """The prior of the pixels, after all stages."""
+
+    title = "the pixels"
+
+    def __init__(self, net: CosineUQDM):
+        self.net, self.windows = net, FloatWindows()
+        self.windows.from_integers(net.pixel_prior.network)
+        self.weights = list(self.windows.parameters())
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        bits = self.windows(pixel_crops(self.net, levels)).sum()
+        return bits / levels[:, 0].numel()
+
+    def after_step(self) -> None:
+        self.windows.keep_sums_small()
+
+    def measure(self, crops: Tensor) -> dict[str, float]:
+        """Bits of the exact end alone."""
+        batches = crops.split(TEST_BATCH)
+        bits = sum(self.windows(pixel_crops(self.net, b)).sum().item() for b in batches)
+        return {"bpp": bits / crops[:, 0].numel()}
+
+    def finish(self) -> None:
+        self.net.pixel_prior.network = self.windows.to_integers()
+        self.net.update(force=True)
+
+    def state(self) -> dict[str, Any]:
+        return self.windows.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.windows.load_state_dict(state)
+
+
+class PicturePhase(Phase):
+    """The networks of the pictures of all stages."""
+
+    title, unit = "pictures", "of the error"
+
+    def __init__(self, net: CosineUQDM):
+        self.net = net
+        self.networks = nn.ModuleList(FloatPicture() for _ in net.pictures)
+        for network, trained in zip(self.networks, net.pictures):
+            network.from_integers(trained)  # type: ignore[operator]
+        self.weights = list(self.networks.parameters())
+
+    def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Squared errors of every stage's picture, before and after."""
+        x = levels.float()
+        for network, (_, latent) in zip(self.networks, self.net.teach(levels)):
+            crops = crops_of(self.net, latent, levels)
+            yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        shares = [after / before for before, after in self._errors(levels)]
+        return torch.stack(shares).mean()
+
+    def after_step(self) -> None:
+        for network in self.networks:
+            network.keep_sums_small()  # type: ignore[operator]
+
+    def measure(self, crops: Tensor) -> dict[str, float]:
+        """PSNR of every stage's picture, and what it gained, in dB."""
+        squares = np.zeros((len(self.networks), 2))
+        for levels in crops.split(TEST_BATCH):
+            squares += [[e.item() for e in errors] for errors in self._errors(levels)]
+        psnr = [[_psnr(mse) for mse in stage] for stage in squares / crops.numel()]
+        found = {f"psnr {i}": after for i, (_, after) in enumerate(psnr, 1)}
+        gains = {f"gain {i}": after - before for i, (before, after) in enumerate(psnr, 1)}
+        return found | gains
+
+    def finish(self) -> None:
+        networks = [network.to_integers() for network in self.networks]  # type: ignore[operator]
+        self.net.pictures = nn.ModuleList(networks)  # type: ignore[assignment]
+
+    def state(self) -> dict[str, Any]:
+        return self.networks.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state)
+
+
+def _psnr(mse: float) -> float:
+    return 10 * math.log10(255**2 / max(mse, 1e-9))
 
 
 # ---- the run ----
@@ -333,55 +468,53 @@ class CosineRun:
             rng = np.random.default_rng(config.seed + 1)
             self.tests = draw_crops(held_out, config.test_crops, config.crop_size, rng, 1)
         self.net = _initial_model(config, self.photographs)
-        self.windows = FloatWindows()
-        self.windows.from_integers(self.net.pixel_prior.network)
+        self.titles = [*(f"cells of {width}" for width in config.widths), "pixels"]
+        self.titles.append("pictures")
         self.interruption = Interruption(announce=True)
         counted = {"number of photographs, by factor": str(len(self.photographs))}
         self.identity = counted | config.identity()
-        self.stage, self.step, self.seconds = 0, 0, 0.0
+        self.phase, self.step, self.seconds = 0, 0, 0.0
         self.recent: list[float] = []  # losses since the last record
         self.records: list[dict[str, Any]] = [
-            {"width": width, "loss": [], "test": []} for width in [*config.widths, 1]
+            {"of": title, "loss": [], "test": []} for title in self.titles
         ]
         config.output.parent.mkdir(parents=True, exist_ok=True)
         self._resume()
 
-    @property
-    def is_pixels(self) -> bool:
-        """Whether all other stages are done."""
-        return self.stage == len(self.config.widths)
-
-    def _begin_stage(self) -> None:
-        """Freeze all stages but this one, which starts from the one before it."""
+    def _begin(self) -> None:
+        """Freeze all but this phase's weights; a stage starts from the one before it."""
         self.net.requires_grad_(False)
-        if self.stage == self.net.n_stages:
-            return
-        if self.is_pixels:
-            self.weights = list(self.windows.parameters())
+        T = len(self.config.widths)
+        if self.phase < T:
+            if self.phase and not self.config.initial:
+                priors = self.net.latent_priors
+                _copy(priors[self.phase - 1], priors[self.phase])
+            self.part: Phase = StagePhase(self.net, self.phase)
+        elif self.phase == T:
+            self.part = PixelPhase(self.net)
+        elif self.phase == T + 1:
+            self.part = PicturePhase(self.net)
         else:
-            prior = self.net.latent_priors[self.stage]
-            if self.stage and not self.config.initial:
-                _copy(self.net.latent_priors[self.stage - 1], prior)
-            self.weights = [prior.neighbours, *prior.groups.parameters()]
-        for weight in self.weights:
+            return
+        for weight in self.part.weights:
             weight.requires_grad_(True)
-        self.average = [weight.detach().clone() for weight in self.weights]
-        self.optimizer = torch.optim.Adam(self.weights, betas=(0.9, 0.99), fused=True)
+        self.average = [weight.detach().clone() for weight in self.part.weights]
+        self.optimizer = torch.optim.Adam(self.part.weights, betas=(0.9, 0.99), fused=True)
 
     def _resume(self) -> None:
         """Go on from the checkpoint beside the output, if there is one."""
         path = self.config.checkpoint
         found = find_checkpoint(path, self.identity)
         if found is None:
-            self._begin_stage()
+            self._begin()
             return
         try:
-            self.stage, self.step = found["stage"], found["step"]
+            self.phase, self.step = found["phase"], found["step"]
             self.recent, self.records = found["recent"], found["records"]
             self.seconds = found["seconds"]
-            self._begin_stage()
+            self._begin()
             self.net.load_state_dict(found["state_dict"])
-            self.windows.load_state_dict(found["windows"])
+            self.part.load_state(found["part"])
             self.average = found["average"]
             self.optimizer.load_state_dict(found["optimizer"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -401,22 +534,20 @@ class CosineRun:
             KeyboardInterrupt: at a second Ctrl-C, at once.
         """
         with self.interruption:
-            while self.stage < self.net.n_stages and not self.interruption.signal:
-                self._train_stage()
+            while self.phase < len(self.titles) and not self.interruption.signal:
+                self._train_phase()
                 self._save()
             if not self.interruption.signal:
                 self.net.save_integers(self.config.output)
                 self._write_log()
         return self.interruption.signal
 
-    def _train_stage(self) -> None:
-        config = self.config
-        bar = StepBar(self.step, config.steps, True, "bpp")
+    def _train_phase(self) -> None:
+        config, record = self.config, self.records[self.phase]
+        bar = StepBar(self.step, config.steps, True, self.part.unit)
         resumed = f", from step {self.step}" if self.step else ""
-        width = self.records[self.stage]["width"]
-        cells = "the pixels" if self.is_pixels else f"cells of {width}"
-        bar.say(f"stage {self.stage + 1} of {self.net.n_stages}, {cells}{resumed}")
-        if not self.step and not self.records[self.stage]["test"]:
+        bar.say(f"{self.phase + 1} of {len(self.titles)}: {self.part.title}{resumed}")
+        if not self.step and not record["test"]:
             self._test(bar)
         saved = time.monotonic()
         while self.step < config.steps and not self.interruption.signal:
@@ -428,8 +559,8 @@ class CosineRun:
             bar.update(self.recent[-1], seconds)
             is_last = self.step == config.steps
             if self.step % config.log_every == 0 or is_last:
-                record = {"step": self.step, "bpp": float(np.mean(self.recent))}
-                self.records[self.stage]["loss"].append(record)
+                mean = {"step": self.step, "loss": float(np.mean(self.recent))}
+                record["loss"].append(mean)
                 self.recent = []
             if self.step % config.test_every == 0 or is_last:
                 self._test(bar)
@@ -440,68 +571,49 @@ class CosineRun:
         bar.close()
         if self.step == config.steps:
             self._take_average()
-            if self.is_pixels:
-                self.net.pixel_prior.network = self.windows.to_integers()
-                self.net.update(force=True)
-            self.stage, self.step = self.stage + 1, 0
-            self._begin_stage()
+            self.part.finish()
+            self.phase, self.step = self.phase + 1, 0
+            self._begin()
 
     def _make_step(self) -> float:
-        """One step of the stage: its loss, in bits per pixel."""
+        """One step: its loss."""
         config = self.config
-        key = example_key(config.seed, self.stage * config.steps + self.step)
+        key = example_key(config.seed, self.phase * config.steps + self.step)
         torch.manual_seed(key)
         rng = np.random.default_rng(key)
         levels = draw_crops(self.photographs, config.batch_size, config.crop_size, rng)
         levels = vary(levels, rng)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
-        if self.is_pixels:
-            bits = self.windows(pixel_crops(self.net, levels)).sum()
-        else:
-            # earlier stages are frozen, later ones are not asked for
-            with self._other_threshold(rng.uniform(*THRESHOLDS)):
-                *_, (p, _) = itertools.islice(self.net.teach(levels), self.stage + 1)
-            bits = -p.log2().sum()
-        loss = bits / levels[:, 0].numel()
+        loss = self.part.loss(levels, rng)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.weights, CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.part.weights, CLIP_NORM)
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
             raise FloatingPointError(
-                f"the loss or its gradient is not finite at step {self.step + 1} of stage "
-                f"{self.stage + 1}: try smaller learning rates. The last checkpoint, if "
+                f"the loss or its gradient is not finite at step {self.step + 1} of "
+                f"{self.part.title}: try smaller learning rates. The last checkpoint, if "
                 f"any, is {config.checkpoint}"
             )
         self.optimizer.step()
-        if self.is_pixels:
-            self.windows.keep_sums_small()
+        self.part.after_step()
         kept = min(AVERAGE, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for average, weight in zip(self.average, self.weights):
+            for average, weight in zip(self.average, self.part.weights):
                 average.lerp_(weight, 1 - kept)
         return loss.item()
-
-    @contextlib.contextmanager
-    def _other_threshold(self, factor: float) -> Iterator[None]:
-        prior = self.net.latent_priors[self.stage]
-        before, prior.threshold = prior.threshold, prior.threshold * factor
-        try:
-            yield
-        finally:
-            prior.threshold = before
 
     @torch.no_grad()
     def _take_average(self) -> None:
         """Exchange the weights and their average."""
-        for average, weight in zip(self.average, self.weights):
+        for average, weight in zip(self.average, self.part.weights):
             weight_now = weight.clone()
             weight.copy_(average)
             average.copy_(weight_now)
 
     def _rate(self) -> float:
         config = self.config
-        is_warm = self.stage or config.initial
+        is_warm = 0 < self.phase < len(config.widths) or config.initial
         peak = config.warm_learning_rate if is_warm else config.learning_rate
         begun = min(1, (self.step + 1) / max(config.warmup, 1))
         decayed = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps)
@@ -512,19 +624,13 @@ class CosineRun:
         if self.tests is None:
             return
         self._take_average()
-        if self.is_pixels:
-            values = _measure_pixels(self.net, self.windows, self.tests, self.config.seed)
-        else:
-            values = _measure(self.net, self.tests, self.stage + 1, self.config.seed)
+        torch.manual_seed(self.config.seed)
+        with torch.no_grad():
+            values = self.part.measure(self.tests)
         self._take_average()
-        self.records[self.stage]["test"].append({"step": self.step, **values})
-        if self.is_pixels:
-            bar.say(f"held out, after step {self.step}: {values['bpp']:.4f} bits per pixel")
-            return
-        bar.say(
-            f"held out, after step {self.step}: {values['bpp']:.4f} bits per pixel sent, "
-            f"{values['psnr']:.2f} dB, loss {values['loss']:.4f}"
-        )
+        self.records[self.phase]["test"].append({"step": self.step, **values})
+        words = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        bar.say(f"held out, after step {self.step}: {words}")
 
     def _save(self) -> None:
         """Write a checkpoint and the log, unless weights can no longer be integers."""
@@ -539,10 +645,10 @@ class CosineRun:
             ) from error
         checkpoint = {
             "state_dict": self.net.state_dict(),
-            "windows": self.windows.state_dict(),
+            "part": self.part.state(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
-            "stage": self.stage,
+            "phase": self.phase,
             "step": self.step,
             "seconds": self.seconds,
             "recent": self.recent,

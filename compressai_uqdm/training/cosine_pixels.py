@@ -29,10 +29,10 @@ from ..entropy_models.pixels.cosine import (
     fractional_bits,
     half_unit,
 )
-from ..models.cosine import CosineUQDM
+from ..models.cosine import CosineLatent, CosineUQDM
 from .pixel_network import log_mass, rounded
 
-__all__ = ["FloatWindows", "PixelCrops", "pixel_crops"]
+__all__ = ["FloatWindows", "PixelCrops", "crops_of", "pixel_crops"]
 
 _SUM_LIMIT = 62.0  # of 64, where a sum of integers would reach 2^24; the rest is for biases
 _FAR = 1e5  # levels: as good as infinitely far
@@ -63,6 +63,12 @@ def pixel_crops(net: CosineUQDM, levels: Tensor) -> PixelCrops:
         levels: 0..255, ``[n, 3, H, W]``, of sides that are multiples of 8.
     """
     *_, (_, latent) = net.teach(levels)
+    return crops_of(net, latent, levels)
+
+
+@torch.no_grad()
+def crops_of(net: CosineUQDM, latent: CosineLatent, levels: Tensor) -> PixelCrops:
+    """Crops, and what a latent tells of them."""
     guesses, one = list(net.guesses(latent)), 1 << INPUT_BITS
     arrays = (
         np.stack([guess.positions for guess in guesses]) / (1 << POSITION_BITS),

@@ -43,7 +43,7 @@ from ..latents.cosine import SymbolCoder
 from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
 from ..tables import PRECISION
 
-__all__ = ["CosinePixels", "Guess", "WindowNetwork"]
+__all__ = ["CosinePixels", "Guess", "WindowNetwork", "deviations_of"]
 
 HIDDEN = 48
 """Hidden channels of a group."""
@@ -70,7 +70,9 @@ SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
 CONV_BITS = SUM_BITS - INPUT_BITS  # fractional bits of weights of inputs
 
 _PICTURE_SHIFT = 3  # a unit of the network is eight levels of the picture
-_DEVIATION_BITS = 12  # of a deviation, and of its inverse 4 more
+DEVIATION_BITS = 12
+"""Fractional bits of deviations; their inverses have 4 more."""
+
 _LOWEST, _LOWEST_IN_BAND = -121, -295  # logarithms, in 1/64: of 0.15 and 0.01 levels
 _HIGHEST = 262  # of 60 levels
 _BANDS = ((0, 6), (6, 15), (15, 21), (21, 24))  # in groups of coefficients
@@ -148,11 +150,16 @@ def thresholds() -> np.ndarray:
 def deviations() -> tuple[np.ndarray, np.ndarray]:
     """Deviations with 12 fractional bits, and their inverses with 16, by logarithm."""
     deviation = np.exp(np.arange(_LOWEST, _HIGHEST + 1) / (1 << INPUT_BITS))
-    one = 1 << _DEVIATION_BITS
+    one = 1 << DEVIATION_BITS
     return (
         np.rint(deviation * one).astype(np.int64),
         np.rint(16 * one / deviation).astype(np.int64),
     )
+
+
+def deviations_of(log_deviations: np.ndarray) -> np.ndarray:
+    """Deviations with 12 fractional bits, int64, by their logarithms."""
+    return deviations()[0][log_deviations.astype(np.int64) - _LOWEST]
 
 
 # ---- the network ----
@@ -302,7 +309,7 @@ class CosinePixels(UniformNoiseConditional):
             the levels, uint8. Where a stream ends early, they are at their location.
         """
         self._check_cdf_size()
-        deviation, inverse = deviations()
+        _, inverse = deviations()
         seen = np.concatenate([np.zeros_like(guess.log_deviations), guess.planes()])
         of_blocks = guess.bands.astype(np.float32)
         found = (guess.positions + (1 << POSITION_BITS - 1)) >> POSITION_BITS
@@ -315,8 +322,8 @@ class CosinePixels(UniformNoiseConditional):
             log_deviation = group(guess.log_deviations, g).astype(np.int64)
             with exact_floats():
                 move, log_scale = self.network.group(seen, of_blocks, g)
-            shift = SUM_BITS + _DEVIATION_BITS - POSITION_BITS
-            at = (position << shift) + move * deviation[log_deviation - _LOWEST]
+            shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
+            at = (position << shift) + move * deviations_of(log_deviation)
             at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
             log_scale += log_deviation << (SUM_BITS - INPUT_BITS)
             entry = rounded_shift(log_scale * factor + base, 24).clip(0, SCALE_LEVELS - 1)

@@ -1,0 +1,112 @@
+"""A network of integers that improves the picture of a stage in the cosine basis.
+
+Every coefficient at its mean makes a picture; what stands in no coefficient alone, such as
+an edge that must go on across blocks, this network knows. It sees the picture less its
+mean around each pixel, and the logarithm of how far each may be off; it gives what to add,
+in these deviations. It is for eyes only: nothing that is coded depends on it.
+
+.. code-block:: none
+
+    phases of 6 planes: 24 ─► 3x3 ReLU: 32 ─► 3x3 ReLU: 32 ─► 3x3: phases of 3 planes
+
+Weights and activations are fixed-point numbers, and no sum reaches 2^24.
+"""
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from torch import Tensor
+
+from ..entropy_models.integer import (
+    HIDDEN_BITS,
+    HIDDEN_MAX,
+    WEIGHT_BITS,
+    activate,
+    bands,
+    check_sums,
+    exact_floats,
+    rounded_shift,
+)
+from ..entropy_models.pixels.cosine import (
+    DEVIATION_BITS,
+    INPUT_BITS,
+    INPUT_MAX,
+    POSITION_BITS,
+    Guess,
+    deviations_of,
+)
+
+__all__ = ["LAYERS", "PictureNetwork", "fractional_bits", "half_unit"]
+
+LAYERS = ((24, 32), (32, 32), (32, 12))
+"""Channels in and out of each layer."""
+
+SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
+HALO = len(LAYERS)  # places around one, of half the resolution, that tell of it
+
+
+def fractional_bits(name: str) -> int:
+    """Fractional bits of a parameter."""
+    if name.endswith("bias"):
+        return SUM_BITS
+    return SUM_BITS - INPUT_BITS if name == "conv_0" else WEIGHT_BITS
+
+
+def half_unit(name: str) -> int:
+    """What a bias has in it for sums to be rounded to the nearest."""
+    return 1 << (WEIGHT_BITS - 1) if name in ("conv_0_bias", "conv_1_bias") else 0
+
+
+class PictureNetwork(nn.Module):
+    """What to add to a picture.
+
+    Attributes:
+        conv_0, ...: weights of the layers, int16, ``[out, in, 3, 3]``, and their biases
+            ``conv_0_bias``, ..., int32; zero at first: pictures stay as they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, (inputs, outputs) in enumerate(LAYERS):
+            weight = torch.zeros(outputs, inputs, 3, 3, dtype=torch.int16)
+            self.register_buffer(f"conv_{i}", weight)
+            self.register_buffer(f"conv_{i}_bias", torch.zeros(outputs, dtype=torch.int32))
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        w = dict(self.named_buffers())
+        for i in range(len(LAYERS)):
+            largest = HIDDEN_MAX if i else INPUT_MAX
+            check_sums(
+                f"conv_{i}", (w[f"conv_{i}"].flatten(1), largest), bias=w[f"conv_{i}_bias"]
+            )
+
+    @torch.no_grad()
+    def forward(self, guess: Guess) -> np.ndarray:
+        """The better picture: positions as of the guess, int32, ``[3, H, W]``."""
+        found = guess.positions.copy()
+        planes, (_, H, W) = guess.planes(), guess.positions.shape
+        h, w = -(-H // 2), -(-W // 2)
+        x = np.arange(-2 * HALO, 2 * (w + HALO)).clip(0, W - 1)
+        shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
+        for rows in bands(h, w):
+            y = np.arange(2 * (rows.start - HALO), 2 * (rows.stop + HALO)).clip(0, H - 1)
+            window = torch.from_numpy(planes[:, y[:, None], x]).float()
+            with exact_floats():
+                change = self._run(F.pixel_unshuffle(window, 2))
+            here = slice(2 * rows.start, min(2 * rows.stop, H))
+            change = change[:, : here.stop - here.start, :W]
+            move = change * deviations_of(guess.log_deviations[:, here])
+            found[:, here] += rounded_shift(move, shift)
+        return found
+
+    def _run(self, x: Tensor) -> np.ndarray:
+        w = dict(self.named_buffers())
+        for i in range(len(LAYERS)):
+            weight, bias = w[f"conv_{i}"].cpu().float(), w[f"conv_{i}_bias"].cpu().float()
+            x = F.conv2d(x[None], weight, bias)[0]
+            if i + 1 < len(LAYERS):
+                x = activate(x, SUM_BITS)
+        return F.pixel_shuffle(x, 2).to(torch.int64).numpy()
