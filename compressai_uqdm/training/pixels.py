@@ -34,9 +34,9 @@ from ..entropy_models.pixels.context import (
     half_unit,
     shapes,
 )
-from ..entropy_models.pixels.interval import PLANES, positions, seen_of
+from ..entropy_models.pixels.interval import MARGIN, PLANES, positions, seen_of
 
-__all__ = ["FloatPixels", "PixelData", "fit_pixels", "pixel_data"]
+__all__ = ["FloatPixels", "PixelData", "Seen", "fit_pixels", "pixel_data", "rounded"]
 
 _SUM_LIMIT = 62.0  # of 64, where a sum of integers would reach 2^24; the rest is for biases
 _PROJECT_EVERY = 20
@@ -83,13 +83,15 @@ class FloatPixels(nn.Module):
 
     Attributes:
         half_lengths: half the length of the interval of each stage, in levels.
-        width: that of the noise of the last stage, in levels.
+        width: length of that of the last stage.
+        noise_width: width of the noise of the last stage, in levels.
     """
 
     def __init__(self, rows: np.ndarray):
         super().__init__()
         self.half_lengths = [float(r) / (1 << POSITION_BITS) for r in rows[:, 2]]
         self.width = 2 * self.half_lengths[-1]
+        self.noise_width = self.width / (1 + 2 * MARGIN)
         w = {}
         for name, shape in shapes(PLANES).items():
             w[name] = nn.Parameter(torch.zeros(shape))
@@ -161,9 +163,9 @@ class FloatPixels(nn.Module):
             scale = 0.5 * 4 * residual.std().item()
             self.w["head_bias"][g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
 
-    def _seen(self, data: PixelData, noise: Tensor) -> "_Seen":
+    def _seen(self, data: PixelData, noise: Tensor) -> "Seen":
         x = data.levels.float()
-        v = x + self.width / (1 + 2 / 4096) * noise
+        v = x + self.noise_width * noise
         low, high = torch.full_like(x, -0.5), torch.full_like(x, 255.5)
         places = [*data.before.unbind(1), v]
         for position, half in zip(places, self.half_lengths):
@@ -176,7 +178,7 @@ class FloatPixels(nn.Module):
         mean = F.avg_pool2d(F.pad(middle, (2, 2, 2, 2), mode="replicate"), 5, 1)
         limit = INPUT_MAX / (1 << INPUT_BITS)
         guess, level = (
-            _rounded(_phases(value - mean).clamp(-4 * limit, 4 * limit) / 4, INPUT_BITS)
+            rounded(_phases(value - mean).clamp(-4 * limit, 4 * limit) / 4, INPUT_BITS)
             for value in (middle, x)
         )
         planes = [
@@ -184,11 +186,11 @@ class FloatPixels(nn.Module):
             data.log_scales.clamp(-6, 4) / 2,
             (high - low) / (self.width / 2) - 2,
         ]
-        planes = [_rounded(_phases(p), INPUT_BITS) for p in planes]
-        return _Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
+        planes = [rounded(_phases(p), INPUT_BITS) for p in planes]
+        return Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
 
     def _weight(self, name: str) -> Tensor:
-        return _rounded(self.w[name], fractional_bits(name))
+        return rounded(self.w[name], fractional_bits(name))
 
     def _trunk(self, planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
         for i in range(TRUNK_LAYERS):
@@ -199,7 +201,7 @@ class FloatPixels(nn.Module):
             guess, self._weight("estimate_conv"), self.w["estimate_bias"], padding=1
         )
         change = change + F.conv2d(planes, self._weight("estimate")[:, :, None, None])
-        return _rounded(change.clamp(-limit, limit), INPUT_BITS), planes
+        return rounded(change.clamp(-limit, limit), INPUT_BITS), planes
 
     def _groups(self, picture: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         n, (B, _, h, w) = len(GROUPS), picture.shape
@@ -249,7 +251,7 @@ class FloatPixels(nn.Module):
             self.w[name].copy_((buffer.double() - half_unit(name)) / unit)
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Inputs of the network."""
 
     pixels: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -260,14 +262,14 @@ class _Seen(NamedTuple):
     planes: Tensor  # those of the other planes, [n, 36, h, w]
 
 
-def _rounded(t: Tensor, bits: int) -> Tensor:
+def rounded(t: Tensor, bits: int) -> Tensor:
     """Rounded to so many fractional bits; gradients pass."""
     unit = 2.0**bits
     return t + ((t * unit).round() / unit - t).detach()
 
 
 def _activated(sums: Tensor) -> Tensor:
-    return _rounded(sums.clamp(0, HIDDEN_MAX / (1 << HIDDEN_BITS)), HIDDEN_BITS)
+    return rounded(sums.clamp(0, HIDDEN_MAX / (1 << HIDDEN_BITS)), HIDDEN_BITS)
 
 
 def _phases(plane: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ..lattice import FRACTION_BITS, LATTICE, LatticePoints, Sent
 from .base import LEVELS
 from .context import POSITION_BITS, ContextPixels, Known, PixelNetwork
 
-__all__ = ["PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
+__all__ = ["MARGIN", "PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
 
 PLANES = 3
 """Planes that the network sees beside the guess."""
