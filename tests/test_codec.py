@@ -70,6 +70,9 @@ def check_round_trips(
     # an image codes to the same bytes whatever stands beside it
     alone = net.compress(x[:1])["strings"]
     assert [s[0] for s in lossless["strings"]] == [s[0] for s in alone]
+    # however it lies in memory
+    in_pixels = x[:1].contiguous(memory_format=torch.channels_last)
+    assert net.compress(in_pixels)["strings"] == alone
 
 
 @pytest.mark.slow
