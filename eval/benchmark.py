@@ -3,10 +3,10 @@
     python eval/benchmark.py uqdm-tiny photograph.png --sizes 64x64 256x256
 
 For every size, the photograph is tiled or cropped to it and coded lossless, with a network
-pass for each latent stage to encode and as many to decode. Times are those of the fastest of several rounds; the
-ratio is to the time that the same calls spent in the network, since times on a busy
-machine say little by themselves. Memory is the peak of the process so far, so sizes
-should ascend.
+pass for each latent stage to encode and as many to decode. Times are those of the fastest
+of several rounds; the ratio is to the time that the same calls spent in the network, since
+times on a busy machine say little by themselves. Memory is the peak of the process so far,
+so sizes should ascend.
 """
 
 import argparse
