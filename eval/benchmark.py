@@ -2,11 +2,11 @@
 
     python eval/benchmark.py uqdm-tiny photograph.png --sizes 64x64 256x256
 
-For every size, the photograph is tiled or cropped to it and coded lossless, with 4 network
-passes to encode and 4 to decode. Times are those of the fastest of several rounds; the
-ratio is to the time that the same calls spent in the network, since times on a busy
-machine say little by themselves. Memory is the peak of the process so far, so sizes
-should ascend.
+For every size, the photograph is tiled or cropped to it and coded lossless, with a network
+pass for each latent stage to encode and as many to decode. Times are those of the fastest
+of several rounds; the ratio is to the time that the same calls spent in the network, since
+times on a busy machine say little by themselves. Memory is the peak of the process so far,
+so sizes should ascend.
 """
 
 import argparse
@@ -72,11 +72,11 @@ def measure(
     times = []
     for _ in range(rounds):
         encode, in_network, out = passes.time(partial(net.compress, x))
-        assert passes.count == 4
+        assert passes.count == net.latent_stages
         decode = None
         if not encode_only:
             decode, more, decoded = passes.time(partial(net.decompress, **out))
-            assert passes.count == 4
+            assert passes.count == net.latent_stages
             assert (decoded["x_hat"] == x).all(), "not decoded exactly"
             in_network += more
         times.append((encode + (decode or 0), in_network, encode, decode))

@@ -446,33 +446,58 @@ def test_some_of_the_damaged_files(photograph: Image.Image) -> None:
 
 # ---- on any machine ----
 
+ENCODE = """
+import sys
+from pathlib import Path
+from PIL import Image
+from compressai_uqdm import save
+for path in map(Path, sys.argv[1:]):
+    save(Image.open(path), path.with_suffix(".uqdm"), path.stem.split("_")[0])
+"""
+
 OTHERWISE = """
 import sys, torch
+from PIL import Image
 from compressai_uqdm import load
 from compressai_uqdm.denoisers import windowed
-threads, batch, mkldnn = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
-torch.set_num_threads(threads)
-torch.backends.mkldnn.enabled = mkldnn
-windowed.BATCH["cpu"] = batch
-picture = load(sys.argv[4])
-assert picture.exact and not picture.damage
-picture.image.save(sys.argv[5])
+threads, batch, mkldnn, layout = sys.argv[1:5]
+torch.set_num_threads(int(threads))
+torch.backends.mkldnn.enabled = mkldnn == "oneDNN"
+windowed.BATCH["cpu"] = int(batch)
+if layout == "contiguous":  # and not channels-last, as networks are computed
+    torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda layer, inputs: tuple(
+            t.contiguous() if isinstance(t, torch.Tensor) else t for t in inputs
+        )
+    )
+for path in sys.argv[5:]:
+    picture, original = load(path), Image.open(path.replace(".uqdm", ".png"))
+    assert picture.exact and not picture.damage, path
+    assert picture.image.mode == original.mode, path
+    assert picture.image.convert("RGB").tobytes() == original.convert("RGB").tobytes(), path
 """
 
 
 @pytest.mark.slow
 def test_other_settings(photograph: Image.Image, tmp_path: Path) -> None:
-    """Encoded with one thread, decoded with two, other batches and other kernels."""
-    image = photograph.crop((100, 100, 166, 166))
-    image.save(tmp_path / "a.png")
-    script = "import sys; from PIL import Image; from compressai_uqdm import save; "
-    script += "save(Image.open(sys.argv[1]), sys.argv[2])"
-    run(tmp_path, script, "a.png", "a.uqdm", threads="1")
-    for i, (threads, batch, mkldnn) in enumerate([(2, 1, 1), (1, 3, 0), (2, 4, 0)]):
-        back = f"{i}.png"
-        settings = (str(threads), str(batch), str(mkldnn))
-        run(tmp_path, OTHERWISE, *settings, "a.uqdm", back, threads=str(threads))
-        assert Image.open(tmp_path / back).tobytes() == image.tobytes()
+    """Encoded with one thread, decoded with two, other batches, kernels and layouts.
+
+    Of every model in the package, and every kind of picture.
+    """
+    names = {"uqdm-nano_RGB": 40, "uqdm-photo_RGB": 66, "uqdm-nano-ctx_RGB": 66}
+    names |= {f"uqdm-nano-ctx_{mode}": 20 for mode in "L1P"}
+    for name, side in names.items():
+        image, mode = photograph.crop((100, 100, 100 + side, 130)), name.split("_")[1]
+        image = image.quantize(7) if mode == "P" else image.convert(mode)
+        image.save(tmp_path / f"{name}.png")
+    run(tmp_path, ENCODE, *(f"{name}.png" for name in names), threads="1")
+    for settings in (
+        ("2", "1", "oneDNN", "channels-last"),
+        ("1", "3", "no oneDNN", "channels-last"),
+        ("2", "4", "no oneDNN", "contiguous"),
+    ):
+        files = (f"{name}.uqdm" for name in names)
+        run(tmp_path, OTHERWISE, *settings, *files, threads=settings[0])
 
 
 def run(folder: Path, script: str, *arguments: str, threads: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..entropy_models.groups import GROUPS
 from ..entropy_models.lattice import Sent
 from ..entropy_models.pixels.context import LOG_SCALE_LOW, POSITION_BITS, SCALE_AT_ZERO
-from ..entropy_models.pixels.interval import PLANES, positions, seen_of
+from ..entropy_models.pixels.interval import MARGIN, PLANES, positions, seen_of
 from ..entropy_models.pixels.network import INPUT_BITS
 from .pixel_network import (
     INPUT_LIMIT,
@@ -31,7 +31,7 @@ from .pixel_network import (
     rounded,
 )
 
-__all__ = ["FloatPixels", "PixelData", "fit_pixels", "pixel_data"]
+__all__ = ["FloatPixels", "PixelData", "Seen", "fit_pixels", "pixel_data"]
 
 
 class PixelData(NamedTuple):
@@ -71,13 +71,15 @@ class FloatPixels(FloatNetwork):
 
     Attributes:
         half_lengths: half the length of the interval of each stage, in levels.
-        width: that of the noise of the last stage, in levels.
+        width: length of that of the last stage.
+        noise_width: width of the noise of the last stage, in levels.
     """
 
     def __init__(self, rows: np.ndarray):
         super().__init__(PLANES)
         self.half_lengths = [float(r) / (1 << POSITION_BITS) for r in rows[:, 2]]
         self.width = 2 * self.half_lengths[-1]
+        self.noise_width = self.width / (1 + 2 * MARGIN)
 
     def forward(self, data: PixelData, noise: Tensor) -> Tensor:
         """Bits of the values of every group, ``[12]``, summed.
@@ -86,7 +88,7 @@ class FloatPixels(FloatNetwork):
             data: crops of even sides.
             noise: of the last latent, uniform in [-1/2, 1/2), ``[n, 3, H, W]``.
         """
-        seen = self._seen(data, noise)
+        seen = self.seen(data, noise)
         change, shared = self.trunk(torch.cat([seen.guess, seen.planes], 1), seen.guess)
         guess = (seen.guess + change).clamp(-INPUT_LIMIT, INPUT_LIMIT)
         move, log_scale = self.groups(seen.level, guess, shared)
@@ -107,7 +109,7 @@ class FloatPixels(FloatNetwork):
 
         Residuals count less the larger they are, as under the logistic's tails.
         """
-        seen = self._seen(data, torch.rand(data.levels.shape) - 0.5)
+        seen = self.seen(data, torch.rand(data.levels.shape) - 0.5)
         x, _, _, middle = seen.pixels
         error = in_phases((x - middle) / 4).flatten(2)
         around = F.unfold(torch.cat([seen.guess, seen.level], 1), 3, padding=1)
@@ -129,9 +131,9 @@ class FloatPixels(FloatNetwork):
             scale = 0.5 * 4 * residual.std().item()
             self.w["head_bias"][g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
 
-    def _seen(self, data: PixelData, noise: Tensor) -> "_Seen":
+    def seen(self, data: PixelData, noise: Tensor) -> "Seen":
         x = data.levels.float()
-        v = x + self.width / (1 + 2 / 4096) * noise
+        v = x + self.noise_width * noise
         low, high = torch.full_like(x, -0.5), torch.full_like(x, 255.5)
         places = [*data.before.unbind(1), v]
         for position, half in zip(places, self.half_lengths):
@@ -155,10 +157,10 @@ class FloatPixels(FloatNetwork):
             (high - low) / (self.width / 2) - 2,
         ]
         planes = [rounded(in_phases(p), INPUT_BITS) for p in planes]
-        return _Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
+        return Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Inputs of the network."""
 
     pixels: tuple[Tensor, Tensor, Tensor, Tensor]

@@ -23,7 +23,7 @@ from .base import LEVELS
 from .context import POSITION_BITS, ContextPixels, Known
 from .network import PixelNetwork
 
-__all__ = ["PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
+__all__ = ["MARGIN", "PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
 
 PLANES = 3
 """Planes that the network sees beside the guess."""
