@@ -7,7 +7,8 @@ to :data:`PRETENDED`. Tensors there
 - compute as those of the CPU do, gradients and views too;
 - have no ``.numpy()``, and do not meet tensors of the CPU in one operation, but for numbers
   (0 dimensions) in what is elementwise, indexes, and copies;
-- take random numbers from generators of their own device only.
+- take random numbers from generators of their own device only;
+- are divided by a number as CUDA does it, which multiplies by its reciprocal.
 
 What is not caught: streams, pinned memory, kernels that CUDA does not have, and numbers
 that come out otherwise there.
@@ -30,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 PRETENDED = torch.device("lazy", 0)
 
 aten = torch.ops.aten
+DIVISIONS = {aten.div.Tensor: aten.mul.Tensor, aten.div_.Tensor: aten.mul_.Tensor}
 COPIES = {aten.copy_.default, aten.fill_.Tensor}
 BY_INDEX = {
     aten.index.Tensor,
@@ -101,6 +103,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise NotImplementedError(f"{func} changes a shape in place")
         return known[id(x)]
 
+    if func in DIVISIONS and is_there and not isinstance(args[1], PretendedTensor):
+        is_float = args[0].is_floating_point()
+        dtype = args[0].dtype if is_float else torch.get_default_dtype()
+        number = torch.as_tensor(args[1], dtype=dtype)
+        func, args = DIVISIONS[func], (args[0], 1 / number)
     out = func(*_inside(args), **_inside(kwargs))
     return tree_map(back, out) if is_there else out
 

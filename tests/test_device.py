@@ -142,6 +142,13 @@ def test_it_allows_what_cuda_does() -> None:
     assert there.normal_(generator=torch.Generator(PRETENDED)).isfinite().all()
 
 
+def test_it_divides_by_numbers_as_cuda_does() -> None:
+    here = torch.arange(256.0)
+    there = here.to(PRETENDED)
+    assert not torch.equal((there / 255).cpu(), here / 255)
+    assert torch.equal((there / torch.tensor(255.0, device=PRETENDED)).cpu(), here / 255)
+
+
 # ---- what is left behind is found ----
 
 
