@@ -25,6 +25,7 @@ __all__ = [
     "NoiseSchedule",
     "Step",
     "image_to_levels",
+    "levels_to_image",
     "levels_to_x",
     "prior_kl",
     "sharpness",
@@ -183,6 +184,13 @@ def prior_kl(x: Tensor, gamma_1: Tensor) -> Tensor:
 def image_to_levels(x: Tensor) -> Tensor:
     """Levels 0..255, int16, of an image in [0, 1]."""
     return (x.float() * 255).round().to(torch.int16)
+
+
+def levels_to_image(levels: Tensor, dtype: torch.dtype) -> Tensor:
+    """The image in [0, 1] that has levels 0..255, the same on every device."""
+    # where the divisor is a number, CUDA multiplies by its reciprocal instead, and images
+    # that are exact would differ in the last bit
+    return levels.to(dtype) / torch.tensor(255, dtype=dtype, device=levels.device)
 
 
 def levels_to_x(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -3,10 +3,10 @@
     python eval/benchmark_training.py --json eval/results/training.json
 
 First, on random photographs: a step of the trainer's own loop, with data, noise, clipping,
-averages and a record of every step, beside a bare one of the same model and batch:
-forward, criterion, backward, Adam. The two alternate, since times on a busy machine say
-little by themselves. Second, images per second that the trainer's loader reads from npz
-files of ImageNet's layout, at random, in this one process.
+averages and a record of every step, beside a bare one of the same model and batch, on the
+device that accelerate chooses: forward, criterion, backward, Adam. The two alternate, since
+times on a busy machine say little by themselves. Second, images per second that the
+trainer's loader reads from npz files of ImageNet's layout, at random, in this one process.
 """
 
 import argparse
@@ -17,11 +17,13 @@ import tempfile
 import time
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from accelerate import Accelerator
 from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig
@@ -37,17 +39,27 @@ ROWS = 3 * 64 * 64
 class BareStep:
     """A training step and nothing else, on one batch."""
 
-    def __init__(self, batch_size: int):
-        self.net = UQDM(UQDMConfig()).train()
+    def __init__(self, batch_size: int, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.net = UQDM(UQDMConfig()).train().to(accelerator.device)
         self.criterion = BitsPerDimensionLoss()
         self.optimizer = torch.optim.Adam(self.net.parameters(), 2e-4, fused=True)
-        self.x = torch.randint(0, 256, (batch_size, 3, 64, 64)) / 255
+        x = torch.randint(0, 256, (batch_size, 3, 64, 64)) / 255
+        self.x = x.to(accelerator.device)
 
     def __call__(self) -> None:
-        out = self.criterion(self.net(self.x))
-        out["loss"].backward()
+        with self.accelerator.autocast():
+            likelihoods = self.net(self.x)
+        self.criterion(likelihoods)["loss"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        wait()
+
+
+def wait() -> None:
+    """Until a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class Stopwatch:
@@ -66,6 +78,7 @@ class Stopwatch:
         return self
 
     def update(self, loss: float, seconds: float) -> None:
+        wait()
         now = time.perf_counter()
         if self.since is not None:
             self.trainer.append(now - self.since)
@@ -80,8 +93,8 @@ class Stopwatch:
         pass
 
 
-def time_steps(batch_size: int, steps: int) -> dict[str, float]:
-    stopwatch = Stopwatch(BareStep(batch_size))
+def time_steps(batch_size: int, steps: int) -> dict[str, Any]:
+    stopwatch = Stopwatch(BareStep(batch_size, Accelerator()))
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "photographs"
         photographs.mkdir()
@@ -93,10 +106,12 @@ def time_steps(batch_size: int, steps: int) -> dict[str, float]:
         config = TrainingConfig(
             photographs, run, batch_size=batch_size, steps=steps, log_every=1
         )
-        with patch.object(loop, "Progress", stopwatch):
+        with patch.object(loop, "StepBar", stopwatch):
             loop.Run(config).train()
     ours, bare = (times[2:] for times in (stopwatch.trainer, stopwatch.bare))  # warm
     return {
+        "device": str(stopwatch.bare_step.accelerator.device),
+        "mixed precision": stopwatch.bare_step.accelerator.mixed_precision,
         "batch size": batch_size,
         "steps": len(ours),
         "trainer's step, seconds": statistics.median(ours),
@@ -132,9 +147,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--images", type=int, default=20_000, help="to read from npz files")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     args = parser.parse_args(argv)
 
+    Accelerator(mixed_precision=args.mixed_precision)  # those to come share its state
     results = {
         "threads": torch.get_num_threads(),
         "step": time_steps(args.batch_size, args.steps),

@@ -167,6 +167,7 @@ def test_half(
     assert results["bpp"] == pytest.approx(whole, rel=0.02)
 
 
+@pytest.mark.cuda
 @needs_cuda
 @pytest.mark.parametrize("precision", [[], ["--half"]], ids=["float", "half"])
 def test_eval_model_cuda(images: Path, tools: Tools, precision: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The family in the cosine basis: integers, nested cells, exact round trips."""
 
+import copy
 import math
 
 from collections.abc import Iterator
@@ -193,6 +194,9 @@ def test_strings_are_the_same_under_other_settings(
         assert net.compress(x, seed=3) == out
     with torch.backends.mkldnn.flags(enabled=False):
         assert net.compress(x, seed=3) == out
+    with torch.autocast("cpu"):
+        assert net.compress(x, seed=3) == out
+    assert copy.deepcopy(net).double().compress(x, seed=3) == out
     both = net.compress(torch.cat([x.flip(3), x]), seed=3)
     assert [stage[1] for stage in both["strings"]] == [stage[0] for stage in out["strings"]]
 

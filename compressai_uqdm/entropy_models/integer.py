@@ -76,13 +76,18 @@ def bands(height: int, width: int) -> Iterator[slice]:
 def exact_floats() -> Iterator[None]:
     """Single precision, and no gradients, whatever else the caller allows."""
     mkldnn: Any = torch.backends.mkldnn
-    operations = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
-    settings: list[Any] = [op for op in operations if hasattr(op, "fp32_precision")]
+    operations: list[Any] = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
+    operations.append(torch.backends.cuda.matmul)
+    settings = [op for op in operations if hasattr(op, "fp32_precision")]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
             setting.fp32_precision = "ieee"
-        with torch.autocast("cpu", enabled=False), torch.no_grad():
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.no_grad(),
+        ):
             yield
     finally:
         for setting, precision in zip(settings, before):

@@ -31,6 +31,7 @@ class TabledEntropyModel(EntropyModel):
     def __init__(self) -> None:
         super().__init__(likelihood_bound=1e-30)
         self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
+        self._arrays: dict[str, np.ndarray] = {}
 
     @property
     def has_tables(self) -> bool:
@@ -50,7 +51,13 @@ class TabledEntropyModel(EntropyModel):
         self._quantized_cdf = torch.from_numpy(cdf.astype(np.int32)).to(device)
         self._cdf_length = torch.from_numpy(length.astype(np.int32)).to(device)
         self._offset = torch.from_numpy(offset.astype(np.int32)).to(device)
-        self._weights = {}
+        self._weights, self._arrays = {}, {}
+
+    def array(self, name: str) -> np.ndarray:
+        """One of these buffers, which is brought from its device once."""
+        if name not in self._arrays:
+            self._arrays[name] = getattr(self, name).cpu().numpy()
+        return self._arrays[name]
 
     @staticmethod
     def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
@@ -68,5 +75,5 @@ class TabledEntropyModel(EntropyModel):
             loaded = state_dict.get(prefix + name)
             if loaded is not None and loaded.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(loaded.shape))
-        self._weights = {}
+        self._weights, self._arrays = {}, {}
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import MAX_PIXELS
 from ..codec.coders import Coder, Decoder, Encoder, Estimator
-from ..diffusion import image_to_levels
+from ..diffusion import image_to_levels, levels_to_image
 from ..entropy_models.coder import check_strings
 from ..identity import Parts
 from ..progress import Progress
@@ -188,7 +188,7 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
         check_reconstruction(reconstruction)
         estimator = Estimator(check_images(x), seed, self.dtype)
         x_hats = [
-            self.reconstruct(latent, reconstruction, seed).to(self.dtype) / 255
+            levels_to_image(self.reconstruct(latent, reconstruction, seed), self.dtype)
             for latent in self.walk(estimator, self.quality)
             if progressive or latent.stages == self.quality
         ]
@@ -258,7 +258,9 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
                     if progressive or latent.stages == stages
                 ]
             )
-        x_hats = [torch.cat(stage).to(self.output_dtype) / 255 for stage in zip(*images)]
+        x_hats = [
+            levels_to_image(torch.cat(stage), self.output_dtype) for stage in zip(*images)
+        ]
         out: dict[str, Any] = {"x_hat": x_hats[-1]}
         if progressive:
             out["x_hats"] = x_hats

@@ -9,6 +9,7 @@ prior of the next one: by d lattice points, and to another entry of the scale ta
 Its arithmetic is in integers (:mod:`..integer`), so that it is the same everywhere.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -103,7 +104,7 @@ class ContextPrior(nn.Module):
         """
         _, (row, column) = GROUPS[g]
         plane = torch.from_numpy(inputs)[None, :, row:, column:]
-        weights = [buffer[g].float().cpu() for buffer in self.buffers()]
+        weights = [buffer[g].cpu().float() for buffer in self.buffers()]
         with exact_floats():
             shift, change = self._run(plane, *weights).numpy()
         return shift, change
@@ -199,7 +200,8 @@ class ContextCorrection(Correction):
 
     def __init__(self, indexes: np.ndarray, context: ContextPrior, tables: ContextTables):
         super().__init__(indexes)
-        self.context, self.tables = context, tables
+        # all groups run on the CPU, wherever the denoiser does
+        self.context, self.tables = copy.deepcopy(context).cpu(), tables
         border = KERNEL // 2
         sides = (side + 2 * border for side in indexes.shape[1:])
         self._inputs = np.zeros((INPUTS, *sides), np.float32)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...basis import GROUPS
 from ...identity import Parts
+from ..integer import exact_floats
 from ..nested import POINTS, NestedGrid
 from ..tables import PRECISION
 from .uniform_noise import UniformNoiseConditional
@@ -114,12 +115,12 @@ def _activate(sums: Tensor) -> Tensor:
     return nn.functional.hardtanh(rounded(sums, 2.0**-WEIGHT_BITS).float(), 0, HIDDEN_MAX)
 
 
-@functools.lru_cache(maxsize=1)
-def _magnitudes() -> Tensor:
+@functools.cache
+def _magnitudes(device: torch.device) -> Tensor:
     """log(1 + 2 q), in fixed point, of q in 1/32: as far as it is below the bound."""
     q = np.arange(POINTS * (1 << 11)) / POINTS
     values = np.rint(np.log1p(2 * q) * (1 << ACTIVATION_BITS))
-    return torch.from_numpy(values.clip(max=FEATURE_MAX).astype(np.float32))
+    return torch.from_numpy(values.clip(max=FEATURE_MAX).astype(np.float32)).to(device)
 
 
 class Checkerboard:
@@ -204,7 +205,7 @@ class Group(nn.Module):
 
     def fixed(self, name: str) -> Tensor:
         """A parameter as integers."""
-        return rounded(getattr(self, name), 2.0 ** _bits(name))
+        return rounded(getattr(self, name).float(), 2.0 ** _bits(name))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
@@ -393,7 +394,7 @@ class CosineConditional(UniformNoiseConditional):
             for name, _ in group.named_parameters():
                 yield f"{i}.{name}", group.fixed(name).detach().cpu().numpy()
 
-    @torch.no_grad()
+    @exact_floats()
     def code(
         self,
         coder: SymbolCoder,
@@ -430,9 +431,10 @@ class CosineConditional(UniformNoiseConditional):
             colour: int, channels: slice, location: Tensor, index: Tensor
         ) -> tuple[Tensor, Tensor]:
             at = rows[colour], np.arange(channels.start, channels.stop)
-            entry = index.long().clamp(0, 127).cpu().numpy()
-            locations[at], entries[at] = location.cpu().numpy(), entry
-            offset = locations[at].astype(np.int64) - middle[at]
+            both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
+            entry = both[1].clip(0, 127)
+            locations[at], entries[at] = both[0], entry
+            offset = both[0] - middle[at]
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
 
             is_part = sent_before[at]
@@ -604,11 +606,10 @@ class CosineConditional(UniformNoiseConditional):
         self, offset: np.ndarray, start: np.ndarray, entry: np.ndarray, ratio: int
     ) -> np.ndarray:
         """Tables of the parts of known cells, ``[m, ratio]``, as of :mod:`..tables`."""
-        cdf = self._quantized_cdf.cpu().numpy()
+        cdf = self.array("_quantized_cdf")
         zero = (cdf_half_width(self) + 1) * POINTS
-        tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
         edges = POINTS * (start[:, None] + np.arange(ratio + 1)) - POINTS // 2
-        reach = tails[entry].astype(np.int64)
+        reach = self._moment_table.reach[entry] - POINTS // 2
         location = offset.clip(edges[:, 0] - reach, edges[:, -1] + reach)
         R = zero[entry]
         at = (edges - location[:, None] + R[:, None]).clip(0, 2 * R[:, None])
@@ -639,11 +640,11 @@ class Reveal(Protocol):
 
 def cdf_half_width(prior: UniformNoiseConditional) -> np.ndarray:
     """Half-widths R of the tables, by entry."""
-    return -prior.offset.cpu().numpy().astype(np.int64)
+    return -prior.array("_offset").astype(np.int64)
 
 
 def _magnitude(points: Tensor) -> Tensor:
-    table = _magnitudes().to(points.device)
+    table = _magnitudes(points.device)
     return table[points.abs().clamp(max=len(table) - 1).long()].to(points)
 
 

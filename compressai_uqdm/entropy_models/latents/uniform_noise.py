@@ -207,8 +207,8 @@ class UniformNoiseConditional(TabledEntropyModel):
     def table_weights(self, R: int) -> np.ndarray:
         # weights of all scales of half-width R and all dithers: [scales, N, 2 R + 3]
         if R not in self._weights:
-            rows = np.flatnonzero(self._offset.cpu().numpy() == -R)
-            cdf = self._quantized_cdf.cpu().numpy()[rows, : 2 * (R + 1) * N + 1]
+            rows = np.flatnonzero(self.array("_offset") == -R)
+            cdf = self.array("_quantized_cdf")[rows, : 2 * (R + 1) * N + 1]
             j = np.arange(N) - N // 2
             edges = cdf[:, (N // 2 - j)[:, None] + N * np.arange(2 * R + 2)]
             self._weights[R] = symbol_weights(edges)
@@ -336,7 +336,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         Yields:
             half-width R, the first entry of the scale table that has it, and places.
         """
-        half_widths = -self._offset.cpu().numpy()
+        half_widths = -self.array("_offset")
         order = np.argsort(SCALE_LEVELS - 1 - indexes, kind="stable")
         widths = half_widths[indexes[order]]
         starts = np.flatnonzero(np.diff(widths, prepend=-1))

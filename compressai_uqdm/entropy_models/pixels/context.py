@@ -11,6 +11,7 @@ the level is all that is asked of a family: then no level is without a code.
 All of it is in integers, so that it is the same everywhere (:mod:`..integer`).
 """
 
+import copy
 import math
 
 from collections.abc import Callable, Iterator
@@ -266,7 +267,8 @@ class _Walk:
     """Goes through the groups of one picture."""
 
     def __init__(self, network: PixelNetwork, tables: LevelTables, known: Known):
-        self.network, self.tables = network, tables
+        # all groups run on the CPU, wherever the denoiser does
+        self.network, self.tables = copy.deepcopy(network).cpu(), tables
         self.first, self.last = known.first, known.last
         # in units of the network's inputs
         shift = POSITION_BITS + 1 - (_UNIT.bit_length() - 1)

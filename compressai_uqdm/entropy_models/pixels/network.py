@@ -106,7 +106,7 @@ class PixelNetwork(nn.Module):
             (w["trunk_mix"], HIDDEN_MAX),
             bias=w["conv_bias"],
         )
-        check_sums("conv", (conv[:, -1:], INPUT_MAX), bias=torch.zeros(len(GROUPS), 1))
+        check_sums("conv", (conv[:, -1:], INPUT_MAX), bias=conv.new_zeros(len(GROUPS), 1))
         for name in ("mix", "head"):
             check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
 
