@@ -82,10 +82,12 @@ class Bench:
         """Note what a measurement gives, or how it failed; None then."""
         found = None
         try:
-            found = self.notes[name] = measure(*arguments)
+            found = measure(*arguments)
+            write_json(self.file, self.notes | {name: found})
+            self.notes[name] = found
         except Exception as error:  # the others may still succeed
             self.notes[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        write_json(self.file, self.notes)
+            write_json(self.file, self.notes)
         torch.cuda.empty_cache()
         return found
 
@@ -376,7 +378,7 @@ def imagenet64(bench: Bench) -> None:
             hours = ALL_OF_IMAGENET * each / 3600
             return {"seconds per image": each, f"hours for {ALL_OF_IMAGENET}": hours}
 
-        for model in ("uqdm-nano", "uqdm-nano-ctx"):
+        for model in ("uqdm-nano",) if bench.tiny else ("uqdm-nano", "uqdm-nano-ctx"):
             for kind in ("estimated", "real"):
                 bench.note(f"{model} {kind}", measure, model, kind)
 
@@ -411,6 +413,11 @@ def fetch_examples(folder: Path) -> Path:
     return found
 
 
+def all_stages(name: str) -> int:
+    recipe = RECIPES[name]
+    return recipe.cls(recipe.config).n_stages
+
+
 def programs(bench: Bench) -> None:
     cuda = ["--cuda"] if bench.device.type == "cuda" else []
     with tempfile.TemporaryDirectory() as name:
@@ -418,8 +425,7 @@ def programs(bench: Bench) -> None:
         for split in ("images", "data/train", "data/test"):
             (folder / split).mkdir(parents=True)
         photograph = Image.open(PHOTOGRAPH).convert("RGB")
-        side = 64 if bench.tiny else 192
-        photograph.crop((64, 32, 64 + side, 32 + side)).save(folder / "images/a.png")
+        photograph.crop((64, 32, 256, 224)).save(folder / "images/a.png")
         for i in range(4):
             patch = photograph.crop((64 * i, 64, 64 * i + 64, 128))
             patch.save(folder / f"data/train/{i}.png")
@@ -427,12 +433,14 @@ def programs(bench: Bench) -> None:
 
         def evaluate(source: str, model: str, *options: object) -> Any:
             program = ["-m", "compressai.utils.eval_model", source, "images", "-a", model]
-            return json.loads(run([*program, *options, *cuda], folder))["results"]
+            output = run([*program, *options, *cuda], folder)
+            # JSON has no infinite numbers, as the PSNR of what is exact
+            return json.loads(output, parse_constant=str)["results"]
 
-        for model, qualities in (("uqdm-nano", "1,5"), ("uqdm-nano-ctx", "4")):
+        for model in ["uqdm-photo"] if bench.tiny else PACKAGED:
             for options in ((), ("--entropy-estimation",), ("--half",)):
                 title = " ".join(["eval_model", model, *options, *cuda])
-                given = ("-q", qualities, *options)
+                given = ("-q", f"1,{all_stages(model)}", *options)
                 bench.note(title, evaluate, "pretrained", model, *given)
 
         def train() -> Any:
