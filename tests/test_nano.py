@@ -38,8 +38,8 @@ def test_first_command_needs_no_network(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "back.png")), noise)
 
 
-def test_default_has_the_context() -> None:
-    assert DEFAULT_MODEL == "uqdm-nano-ctx"
+def test_it_has_the_context() -> None:
+    assert DEFAULT_MODEL == "uqdm-photo"
     net = image_models["uqdm-nano-ctx"](4, pretrained=True)
     assert all(bool(prior.context.conv.any()) for prior in net.latent_priors[:3])
     assert net.pixel_prior.network.conv.any() and net.n_stages == 4

@@ -239,14 +239,22 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         prior, grid = self.latent_priors[stages - 1], latent.grids[stages - 1]
         finest = latent.finest
         if finest is None and coder.levels is not None:
-            x = to_cosines(coder.levels)
-            finest = finest_cells(x, latent.grids[-1].width, latent.dither)
+            finest = self._finest(coder.levels, latent)
         cells = None if finest is None else grid.cells(finest)
         known = prior.code(coder, grid, latent.known, cells)
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)
         return replace(latent, stages=stages, known=known, finest=finest)
+
+    def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
+        """Cells of the finest grid that hold the coefficients of images, int32."""
+        found = []
+        for rows, pixels in _bands(latent.size[0]):
+            x = to_cosines(levels[:, :, pixels])
+            u = latent.dither[:, :, rows]
+            found.append(finest_cells(x, latent.grids[-1].width, u))
+        return torch.cat(found, 2)
 
     def picture(self, latent: CosineLatent) -> np.ndarray:
         """Positions of pixels, int32 with 16 fractional bits, ``[B, 3, H, W]``."""
