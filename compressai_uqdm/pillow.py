@@ -84,8 +84,9 @@ class UqdmImageFile(ImageFile.ImageFile):
         length = self._start + sum(header.lengths)
         if len(data) < length and not partial:
             raise OSError(
-                f"image file is truncated: {len(data)} of its {length} bytes are there. "
-                "Set ImageFile.LOAD_TRUNCATED_IMAGES to have the picture so far"
+                f"image file is truncated: {len(data)} of its {length} bytes are there, as "
+                "after encoding with a limit of bytes or quality. Set ImageFile."
+                "LOAD_TRUNCATED_IMAGES to have the picture so far"
             )
         from .files.decoding import decode
 
