@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 import compressai_uqdm
 
@@ -81,3 +81,19 @@ def test_files_and_streams(
             assert image.tobytes() == Image.open("photo.png").tobytes()
     else:
         assert picture.stages == 3
+
+
+def test_pillow(
+    photograph: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # set back after it
+    image = photograph.crop((200, 100, 232, 124))
+    image.save("photo.png")
+    whole = compressai_uqdm.encode(image)
+    Path("half.uqdm").write_bytes(whole[: len(whole) // 2])
+    exec(program("LOAD_TRUNCATED_IMAGES"), {})
+    for name in ("coarse", "half"):
+        expected = compressai_uqdm.load(f"{name}.uqdm")
+        assert not expected.exact
+        assert Image.open(f"{name}.png").tobytes() == expected.image.tobytes()

@@ -12,11 +12,10 @@ from ..checks import MAX_PIXELS
 from ..errors import DamagedFileError, DamagedStringError
 from ..varint import read_varint, varint
 from . import v2
-from .header import Header
+from .header import MAGIC, Header
 
 __all__ = ["ends_in_header", "pack_header", "parse_header"]
 
-MAGIC = b"\x89UQDM\n"
 MAX_HEADER = 1 << 24
 
 VERSIONS: dict[int, ModuleType] = {v2.VERSION: v2}

@@ -129,7 +129,7 @@ class StreamingDecoder:
         if self.model is None and header.model not in NAMES:
             raise FileNotFoundError(
                 f"the file was encoded with a model {header.model!r} that is not in the "
-                "zoo: give its checkpoint (--model)"
+                "zoo: give its checkpoint (--model, or compressai_uqdm.load(model=...))"
             )
         model = self.model or header.model
         codec = open_codec(model, self.device) if isinstance(model, str) else model

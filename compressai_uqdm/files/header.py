@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ARITHMETICS", "COLOURS", "Arithmetic", "Colour", "Header"]
+__all__ = ["ARITHMETICS", "COLOURS", "MAGIC", "Arithmetic", "Colour", "Header"]
+
+MAGIC = b"\x89UQDM\n"
+"""What every file begins with."""
 
 Arithmetic = Literal["float32", "float64", "integer"]
 Colour = Literal["RGB", "L", "P", "1"]

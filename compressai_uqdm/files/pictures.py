@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from ..errors import DamagedFileError
 from .header import Colour, Header
 
-__all__ = ["orientation", "put_together", "take_apart"]
+__all__ = ["describe", "orientation", "put_together", "take_apart"]
 
 
 def take_apart(image: Image.Image) -> tuple[np.ndarray, Colour, bytes]:
@@ -72,12 +72,17 @@ def put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image
         image = Image.fromarray(gray)
         if header.colour == "1" and exact:
             image = image.convert("1", dither=Image.Dither.NONE)
+    describe(image, header)
+    return image
+
+
+def describe(image: Image.Image, header: Header) -> None:
+    """Give a picture the ICC profile and the EXIF that a header tells of."""
     if header.icc_profile:
         image.info["icc_profile"] = header.icc_profile
     if header.orientation != 1:
         image.getexif()[ExifTags.Base.Orientation] = header.orientation
         image.info["exif"] = image.getexif().tobytes()
-    return image
 
 
 def _indexes(levels: np.ndarray, palette: bytes) -> np.ndarray:

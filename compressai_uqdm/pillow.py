@@ -1,0 +1,130 @@
+"""Pillow's plugin of .uqdm files, which importing this module registers.
+
+``import compressai_uqdm`` is enough, as is PyTorch's own import: when Pillow first opens or
+saves a picture, :mod:`.plugin` imports this. ``Image.open`` and ``Image.save`` then know
+the files, and so do libraries that work through Pillow.
+
+Opening reads the header; PyTorch is imported when the picture is loaded, or saved. Options
+of ``Image.save`` are those of :func:`.encode`, ``exif`` and ``icc_profile``; as with other
+formats, it ignores those it does not know, and of an animation saves one frame.
+"""
+
+import inspect
+
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import ExifTags, Image, ImageFile, ImagePalette, UnidentifiedImageError
+
+from .errors import DamagedStringError
+from .files.header import MAGIC
+
+if TYPE_CHECKING:
+    from .files.header import Header
+
+__all__ = ["FORMAT", "MIME", "UqdmImageFile"]
+
+FORMAT = "UQDM"
+MIME = "image/x-uqdm"
+
+
+class UqdmImageFile(ImageFile.ImageFile):
+    """A picture in a .uqdm file.
+
+    Where a file is cut short or damaged, loading it raises an OSError, or with
+    ``ImageFile.LOAD_TRUNCATED_IMAGES`` gives the picture so far. One that is not exact
+    has the mode of the original all the same, for that is known before it is decoded: its
+    shades are dithered where that mode has few, :func:`.load` gives them.
+    """
+
+    format = FORMAT
+    format_description = "UQDM, progressive to lossless"
+    _header: "Header | None" = None  # until the picture is loaded
+    _start = 0
+
+    def _open(self) -> None:
+        from .files.container import ends_in_header, parse_header
+        from .files.pictures import describe
+
+        assert self.fp is not None
+        data = self.fp.read(256)
+        try:
+            # how large a picture may be, Image.open checks
+            while (found := parse_header(data, max_pixels=1 << 70)) is None:
+                more = self.fp.read(len(data))
+                if not more:
+                    raise ends_in_header(len(data))
+                data += more
+        except DamagedStringError as error:
+            raise UnidentifiedImageError(str(error)) from error
+        header, self._start = found
+        self._header, self._mode, self._size = header, header.colour, header.size
+        if header.colour == "P":
+            self.palette = ImagePalette.raw("RGB", header.palette)
+        describe(self, header)
+
+    def load(self) -> Any:
+        """Decode the picture, once.
+
+        Raises:
+            OSError: it is cut short or damaged, or its model is not there.
+        """
+        if self._header is not None and self.fp is not None:
+            image = self._decode(self._header, self.fp)
+            self.im, self._mode, self.palette = image.im, image.mode, image.palette
+            self._header, self.readonly = None, 0
+            if self._exclusive_fp:
+                self.fp.close()
+            self.fp = None
+        return super().load()
+
+    def _decode(self, header: "Header", fp: IO[bytes]) -> Image.Image:
+        fp.seek(0)
+        data = fp.read()
+        partial = ImageFile.LOAD_TRUNCATED_IMAGES
+        length = self._start + sum(header.lengths)
+        if len(data) < length and not partial:
+            raise OSError(
+                f"image file is truncated: {len(data)} of its {length} bytes are there, as "
+                "after encoding with a limit of bytes or quality. Set ImageFile."
+                "LOAD_TRUNCATED_IMAGES to have the picture so far"
+            )
+        from .files.decoding import decode
+
+        pixels = self.width * self.height
+        try:
+            picture = decode(data, partial=partial, max_pixels=pixels)
+        except (DamagedStringError, FileNotFoundError) as error:
+            raise OSError(str(error)) from error
+        if header.colour == "1" and not picture.exact:
+            return picture.image.convert("1")
+        if header.colour == "P" and not picture.exact:
+            colours = Image.new("P", (1, 1))
+            colours.putpalette(header.palette)
+            return picture.image.quantize(palette=colours)
+        return picture.image
+
+
+def _accept(prefix: bytes) -> bool:
+    # also of a file that was transferred as text, to say so
+    return prefix.startswith(MAGIC.rstrip())
+
+
+def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .files.encoding import encode
+    from .files.pictures import orientation
+
+    given: dict[str, Any] = image.encoderinfo
+    frame = image.copy()
+    for name in given.keys() & {"exif", "icc_profile"}:
+        value = given[name]
+        frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
+    if "exif" not in given and orientation(frame) != orientation(image):
+        frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
+    known = inspect.signature(encode).parameters.keys() - {"image"}
+    fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
+
+
+Image.register_open(FORMAT, UqdmImageFile, _accept)
+Image.register_save(FORMAT, _save)
+Image.register_extension(FORMAT, ".uqdm")
+Image.register_mime(FORMAT, MIME)
