@@ -57,7 +57,8 @@ class UqdmImageFile(ImageFile.ImageFile):
         except DamagedStringError as error:
             raise UnidentifiedImageError(str(error)) from error
         header, self._start = found
-        self._header, self._mode, self._size = header, header.colour, header.size
+        self._header, self._size = header, header.size
+        self._mode = header.colour + ("A" if header.alpha else "")
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         describe(self, header)

@@ -33,6 +33,8 @@ def headers(draw: st.DrawFn) -> Header:
         palette=bytes(draw(st.binary(min_size=3 * n_colours, max_size=3 * n_colours))),
         orientation=draw(st.integers(1, 8)),
         icc_profile=draw(st.binary(max_size=300)),
+        alpha=draw(st.binary(max_size=90)) if colour in ("RGB", "L") else b"",
+        exif=draw(st.binary(max_size=90)),
     )
 
 
@@ -118,6 +120,8 @@ def test_other_versions_and_other_files() -> None:
         ({"lengths": (1,) * 65}, "65 stages"),
         ({"colour": "P", "palette": b""}, "palette without colours"),
         ({"colour": "P", "palette": bytes(3 * 257)}, "no whole colours"),
+        ({"colour": "P", "palette": bytes(3), "alpha": b"x"}, "alpha where there is none"),
+        ({"colour": "1", "alpha": b"x"}, "alpha where there is none"),
         ({"model": "a\nb"}, "cannot be printed"),
     ],
 )
@@ -139,18 +143,24 @@ def test_a_profile_may_not_grow_beyond_what_it_says() -> None:
             parse_header(_with_checksum(forged))
 
 
+def test_a_header_is_not_too_long() -> None:
+    """An alpha channel that would make a file that nobody reads is refused at once."""
+    with pytest.raises(ValueError, match="alpha channel of 16777216: cut the picture"):
+        pack_header(dataclasses.replace(HEADER, alpha=bytes(1 << 24)))
+
+
 def test_fields_to_come() -> None:
     """Those that may be skipped are, others are refused with the remedy."""
     packed = pack_header(HEADER)
     inner = packed[packed.index(b"\x09uqdm-tiny") : -4]
-    for tag in (66, 127, 1 << 30):
+    for tag in (67, 127, 1 << 30):
         with_more = _with_checksum(inner + varint(tag) + varint(3) + b"new")
         assert parse_header(with_more) == (HEADER, len(with_more))
-    for tag in (2, 63):
+    for tag in (3, 63):
         with pytest.raises(DamagedFileError, match=rf"fields \[{tag}\]\): update"):
             parse_header(_with_checksum(inner + varint(tag) + varint(3) + b"new"))
-    twice = inner + 2 * (varint(66) + varint(0))
-    for damaged in (twice, inner + varint(66), inner + varint(66) + varint(9) + b"short"):
+    twice = inner + 2 * (varint(67) + varint(0))
+    for damaged in (twice, inner + varint(67), inner + varint(67) + varint(9) + b"short"):
         with pytest.raises(DamagedFileError, match="is damaged"):
             parse_header(_with_checksum(damaged))
 

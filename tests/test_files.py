@@ -148,9 +148,6 @@ def test_size_over_the_strings(data: bytes, image: Image.Image, codec: Codec) ->
     assert len(data) - sum(len(stage[0]) for stage in strings) <= 64
 
 
-# ---- refused pictures ----
-
-
 def png16(channels: int) -> Image.Image:
     """A PNG with 16 bits per channel, which Pillow cannot write in colour."""
     import struct
@@ -166,15 +163,114 @@ def png16(channels: int) -> Image.Image:
     return Image.open(io.BytesIO(file + chunk(b"IEND", b"")))
 
 
+# ---- transparency and EXIF ----
+
+
+def transparent(photograph: Image.Image) -> dict[str, tuple[Image.Image, str]]:
+    """Pictures, each with the mode in which it comes back."""
+    rgb = photograph.crop((200, 120, 223, 137))
+    shape = Image.radial_gradient("L").resize(rgb.size)
+    whole = Image.new("L", rgb.size, 255)
+    gray, palette = rgb.convert("L"), rgb.quantize(9)
+    rgba, opaque, la, opaque_la = rgb.copy(), rgb.copy(), gray.copy(), gray.copy()
+    for image, alpha in ((rgba, shape), (opaque, whole), (la, shape), (opaque_la, whole)):
+        image.putalpha(alpha)
+    hidden = Image.new("RGBA", rgb.size, (9, 8, 7, 0))
+    some = bytes([0, 100, *[255] * 7])
+    return {
+        "RGBA": (rgba, "RGBA"),
+        "colours that cannot be seen": (hidden, "RGBA"),
+        "LA": (la, "LA"),
+        "opaque RGBA": (opaque, "RGB"),
+        "opaque LA": (opaque_la, "L"),
+        "tRNS RGB": (as_file(rgb, transparency=rgb.getpixel((3, 3))), "RGBA"),
+        "tRNS L": (as_file(gray, transparency=gray.getpixel((3, 3))), "LA"),
+        "tRNS 1": (as_file(gray.convert("1"), transparency=0), "LA"),
+        "tRNS P": (as_file(palette, transparency=some), "RGBA"),
+        "opaque tRNS P": (as_file(palette, transparency=bytes([255] * 9)), "P"),
+        "GIF": (as_file(palette, "GIF", transparency=2), "RGBA"),
+    }
+
+
+@pytest.mark.parametrize("name", transparent(Image.new("RGB", (320, 240))))
+def test_alpha_channels(codec: Codec, photograph: Image.Image, name: str) -> None:
+    """Every pixel comes back with its colour and how much it covers, at every stage."""
+    image, mode = transparent(photograph)[name]
+    data = encode(image, codec)
+    exact = decode(data, model=codec).image
+    assert exact.mode == mode
+    assert exact.convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+    first = decode(data, model=codec, stages=1).image
+    assert first.has_transparency_data == mode.endswith("A")
+    alphas = [i.convert("RGBA").getchannel("A").tobytes() for i in (first, image)]
+    assert alphas[0] == alphas[1]
+    if "opaque" in name:
+        header = parse_header(data)
+        assert header is not None and header[0].alpha == b""
+
+
+@pytest.mark.parametrize("alpha", ["none", "another size", "RGB", "cut"])
+def test_alpha_channels_that_are_damaged(codec: Codec, data: bytes, alpha: str) -> None:
+    """A header that was made to deceive, with the right checksum."""
+    file = io.BytesIO()
+    mode, size = "RGB" if alpha == "RGB" else "L", (24, 20)
+    Image.new(mode, (9999, 9999) if alpha == "another size" else size).save(file, "PNG")
+    png = {"none": b"GIF89a", "cut": file.getvalue()[:50]}.get(alpha, file.getvalue())
+    header, start = parse_header(data)  # type: ignore[misc]
+    forged = pack_header(dataclasses.replace(header, alpha=png)) + data[start:]
+    with pytest.raises(DamagedFileError, match="alpha channel is not that of the pict"):
+        decode(forged, model=codec)
+
+
+def camera(image: Image.Image) -> Image.Image:
+    """As a camera writes it."""
+    exif = Image.Exif()
+    exif.update({271: "Maker", 274: 6})
+    exif.get_ifd(0x8769)[0x829A] = 0.004
+    exif.get_ifd(0x8825)[1] = "N"
+    return as_file(image, "JPEG", exif=exif, quality=95)
+
+
+def test_exif_is_kept(codec: Codec, image: Image.Image) -> None:
+    original = camera(image)
+    for stage in (1, 4):
+        decoded = decode(encode(original, codec, stages=stage), model=codec).image
+        assert decoded.info["exif"] == original.info["exif"]
+        again = as_file(decoded, exif=decoded.info["exif"])
+        assert again.getexif().get_ifd(0x8769) == {0x829A: 0.004}
+        assert again.getexif()[274] == 6 and again.getexif()[271] == "Maker"
+    # what a program changes in memory counts
+    original.getexif()[274] = 1
+    decoded = decode(encode(original, codec, stages=1), model=codec).image
+    assert decoded.getexif()[274] == 1 and decoded.getexif()[271] == "Maker"
+    header, start = parse_header(encode(image, codec, stages=1))  # type: ignore[misc]
+    assert header.exif == b""
+    for exif in (b"nothing", b"MM\0*\0\0"):
+        forged = pack_header(dataclasses.replace(header, exif=exif))
+        with pytest.raises(DamagedFileError, match="EXIF cannot be read"):
+            decode(forged, model=codec)
+
+
+def test_exif_that_cannot_be_read_is_left_out(codec: Codec, image: Image.Image) -> None:
+    broken = as_file(image, "PNG", exif=b"Exif\0\0nothing of the kind")
+    picture = decode(encode(broken, codec), model=codec).image
+    assert picture.tobytes() == image.tobytes() and "exif" not in picture.info
+
+
+def test_headers_have_a_limit(codec: Codec) -> None:
+    image = Image.new("RGB", (1, 1))
+    image.info["icc_profile"] = bytes(1 << 25)
+    with pytest.raises(ValueError, match="ICC profile of 33554432 bytes, .* remove it"):
+        encode(image, codec)
+
+
+# ---- refused pictures ----
+
+
 def refused() -> dict[str, tuple[Image.Image, str]]:
     rgb = Image.new("RGB", (4, 4))
     frames = {"save_all": True, "append_images": [Image.new("RGB", (4, 4), "red")]}
     return {
-        "RGBA": (rgb.convert("RGBA"), "transparency .* alpha channel, got mode RGBA"),
-        "LA": (rgb.convert("LA"), "transparency"),
-        "tRNS RGB": (as_file(rgb, transparency=(0, 0, 0)), "transparency"),
-        "tRNS L": (as_file(rgb.convert("L"), transparency=0), "transparency"),
-        "tRNS P": (as_file(rgb.quantize(2), transparency=0), "transparency"),
         "16-bit gray": (png16(1), "8 bits per channel"),
         "16-bit RGB": (png16(3), "8 bits per channel"),
         "I": (Image.new("I", (4, 4)), "8 bits per channel"),

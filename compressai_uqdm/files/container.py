@@ -23,8 +23,18 @@ WRITTEN = v2
 
 
 def pack_header(header: Header) -> bytes:
-    """The header as bytes, in the newest version."""
+    """The header as bytes, in the newest version.
+
+    Raises:
+        ValueError: it would be too long, or has what no header may have.
+    """
     body = WRITTEN.pack(header)
+    if len(body) > MAX_HEADER:
+        raise ValueError(
+            f"the header would have {len(body)} bytes, and may have {MAX_HEADER}, "
+            f"with an alpha channel of {len(header.alpha)}: cut the picture into parts, or "
+            "simplify its alpha channel"
+        )
     start = MAGIC + bytes([WRITTEN.VERSION]) + varint(len(body))
     return start + body + struct.pack("<I", zlib.crc32(start + body))
 

@@ -7,6 +7,7 @@ import math
 import warnings
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from ..progress import Passes, Progress
 from .container import pack_header
 from .header import Arithmetic, Header
 from .model import DEFAULT_MODEL, Codec, open_codec
-from .pictures import orientation, take_apart
+from .pictures import exif_block, orientation, take_apart
 from .rate import NO_LIMIT, byte_limit, check_limit
 
-__all__ = ["QualityWarning", "encode", "save"]
+__all__ = ["Encoded", "QualityWarning", "encode", "encode_measured", "save"]
 
 
 SEARCH = 7
@@ -37,7 +38,28 @@ class QualityWarning(UserWarning):
     """A file is not as good as was wanted, for it had to be small."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Encoded:
+    """A file, and how good its picture is.
+
+    Args:
+        data: the file.
+        header: what it begins with.
+        stages: number of stages that are whole.
+        share: share of the next stage's bytes that are there, 0 to 1.
+        exact: whether every pixel is that of the original.
+        psnr: in dB, of RGB and of ``"denoise"``, after the whole stages; None where it was
+            not measured, or where none is whole.
+    """
+
+    data: bytes
+    header: Header
+    stages: int
+    share: float
+    exact: bool
+    psnr: float | None
+
+
 def encode(
     image: Image.Image,
     model: str | Codec = DEFAULT_MODEL,
@@ -54,7 +76,7 @@ def encode(
     """A file of an image, exact if nothing limits it.
 
     Args:
-        image: 8-bit RGB, grayscale or with a palette.
+        image: 8-bit RGB, grayscale or with a palette, with or without an alpha channel.
         model: a model of the zoo, the path of a checkpoint, or a model at hand.
         seed: seed of the dither, 0..2^32-1.
         arithmetic: of the published models, ``"float64"``, the default, decodes with
@@ -74,10 +96,60 @@ def encode(
     Warns:
         QualityWarning: a limit does not let ``min_psnr`` be reached.
     """
+    return _encode(
+        *(
+            image,
+            model,
+            seed,
+            arithmetic,
+            stages,
+            max_bytes,
+            bpp,
+            min_psnr,
+            device,
+            progress,
+        )
+    ).data
+
+
+def encode_measured(
+    image: Image.Image,
+    codec: Codec,
+    *,
+    seed: int = 0,
+    arithmetic: Arithmetic | None = None,
+    stages: int | None = None,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+    min_psnr: float | None = None,
+    progress: Progress | None = None,
+) -> Encoded:
+    """:func:`encode`, with its arguments, and how good the picture is.
+
+    That takes a pass of the network more where the file is not exact.
+    """
+    options = (seed, arithmetic, stages, max_bytes, bpp, min_psnr, "cpu", progress)
+    return _encode(image, codec, *options, measured=True)
+
+
+@torch.no_grad()
+def _encode(
+    image: Image.Image,
+    model: str | Codec,
+    seed: int,
+    arithmetic: Arithmetic | None,
+    stages: int | None,
+    max_bytes: int | None,
+    bpp: float | None,
+    min_psnr: float | None,
+    device: str,
+    progress: Progress | None,
+    measured: bool = False,
+) -> Encoded:
     if 0 in image.size:
         raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
-    array, colour, palette = take_apart(image)
-    height, width = array.shape[:2]
+    parts = take_apart(image)
+    height, width = parts.levels.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
     arithmetic = arithmetic or codec.arithmetics[0]
     net = codec.computing_in(arithmetic)
@@ -93,13 +165,16 @@ def encode(
     if min_psnr is not None and not min_psnr > 0:
         raise ValueError(f"min_psnr must be positive, got {min_psnr}")
 
-    levels = torch.from_numpy(array).permute(2, 0, 1)[None].to(net.device)
+    levels = torch.from_numpy(parts.levels).permute(2, 0, 1)[None].to(net.device)
     wanted = math.inf if min_psnr is None else min_psnr
     expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
+    expected += measured and min_psnr is None and stages < net.n_stages
     passes = Passes(progress, expected)
     psnr = functools.partial(_psnr, net, levels, seed)
     encoder, reached = Encoder(levels, seed, net.portable), 0.0
+    last: list[Any] = []  # what is known after the last stages
     for known in net.walk(encoder, stages, passes):
+        last = [*last[-1:], known] if measured else []
         if min_psnr is not None:
             reached = psnr(known)
         if reached >= wanted:
@@ -114,10 +189,12 @@ def encode(
         seed=seed,
         arithmetic=arithmetic,
         lengths=tuple(map(len, strings)),
-        colour=colour,
-        palette=palette,
+        colour=parts.colour,
+        palette=parts.palette,
         orientation=orientation(image),
         icc_profile=image.info.get("icc_profile") or b"",
+        alpha=parts.alpha,
+        exif=exif_block(image),
     )
     start = pack_header(header)
     check_limit(limit, len(start))
@@ -130,10 +207,26 @@ def encode(
             f"{reached:.2f} dB of the {min_psnr:g} wanted: raise the limit of bytes or of "
             "stages for more",
             QualityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
+    data = (start + b"".join(strings))[: len(start) + room]
+    whole, share = _whole(header.lengths, len(data) - len(start))
+    exact = whole == net.n_stages
+    quality = math.inf if exact else None
+    if measured and not exact:
+        at_its_end = [known for known in last if known.stages == whole]
+        quality = psnr(at_its_end[0]) if at_its_end else None
     passes.end()
-    return (start + b"".join(strings))[: len(start) + room]
+    return Encoded(data, header, whole, share, exact, quality)
+
+
+def _whole(lengths: tuple[int, ...], n_bytes: int) -> tuple[int, float]:
+    """Of so many bytes of strings, the whole ones, and the share of the next."""
+    for stage, length in enumerate(lengths):
+        if n_bytes < length:
+            return stage, n_bytes / length
+        n_bytes -= length
+    return len(lengths), 0.0
 
 
 def _psnr(net: ProgressiveModel[Any], levels: Tensor, seed: int, known: Any) -> float:

@@ -31,6 +31,8 @@ class Header:
         palette: of a picture with a palette, its colours, 3 bytes each.
         orientation: EXIF orientation, 1..8.
         icc_profile: ICC profile, or nothing.
+        alpha: the alpha channel as a grayscale PNG, or nothing where all is opaque.
+        exif: EXIF, a TIFF structure, or nothing.
     """
 
     model: str
@@ -43,3 +45,5 @@ class Header:
     palette: bytes = b""
     orientation: int = 1
     icc_profile: bytes = b""
+    alpha: bytes = b""
+    exif: bytes = b""

@@ -17,19 +17,22 @@ __all__ = ["VERSION", "pack", "parse"]
 VERSION = 2
 
 MAX_STAGES = 64
-MAX_PROFILE = 1 << 24
+MAX_INFLATED = 1 << 24
 
 _PALETTE = 1
+_ALPHA = 2
 _MAY_BE_SKIPPED = 64
 _ICC_PROFILE = 64
 _ORIENTATION = 65
+_EXIF = 66
 
 
 def pack(header: Header) -> bytes:
     """The header as bytes.
 
     Raises:
-        ValueError: the model's name is too long, or empty.
+        ValueError: the model's name is too long, or empty; the ICC profile or the EXIF
+            block is too long.
     """
     name = header.model.encode()
     if not 1 <= len(name) <= 255:
@@ -37,11 +40,14 @@ def pack(header: Header) -> bytes:
     fields = []
     if header.colour == "P":
         fields.append((_PALETTE, header.palette))
+    if header.alpha:
+        fields.append((_ALPHA, header.alpha))
     if header.icc_profile:
-        profile = zlib.compress(header.icc_profile, 9)
-        fields.append((_ICC_PROFILE, varint(len(header.icc_profile)) + profile))
+        fields.append((_ICC_PROFILE, _deflate("ICC profile", header.icc_profile)))
     if header.orientation != 1:
         fields.append((_ORIENTATION, bytes([header.orientation])))
+    if header.exif:
+        fields.append((_EXIF, _deflate("EXIF block", header.exif)))
     kind = ARITHMETICS.index(header.arithmetic) | COLOURS.index(header.colour) << 2
     return b"".join(
         [
@@ -78,7 +84,7 @@ def parse(body: bytes) -> Header:
     _check(width >= 1 and height >= 1, f"a picture of {width} x {height} pixels")
     _check(seed < 1 << 32, f"the seed {seed}")
     _check(model.isprintable() and model != "", "a name that cannot be printed")
-    known = {_PALETTE, _ICC_PROFILE, _ORIENTATION}
+    known = {_PALETTE, _ALPHA, _ICC_PROFILE, _ORIENTATION, _EXIF}
     needed = sorted(tag for tag in fields if tag < _MAY_BE_SKIPPED and tag not in known)
     if needed:
         raise DamagedFileError(
@@ -89,6 +95,8 @@ def parse(body: bytes) -> Header:
     _check((colour == "P") == (_PALETTE in fields), "a palette where there is none")
     _check(len(palette) % 3 == 0 and len(palette) <= 768, "a palette of no whole colours")
     _check(colour != "P" or palette != b"", "a palette without colours")
+    _check(colour in ("RGB", "L") or _ALPHA not in fields, "alpha where there is none")
+    _check(fields.get(_ALPHA) != b"", "an alpha channel without bytes")
     orientation = fields.get(_ORIENTATION, b"\1")
     _check(len(orientation) == 1 and 1 <= orientation[0] <= 8, "no orientation")
     return Header(
@@ -101,7 +109,9 @@ def parse(body: bytes) -> Header:
         colour=colour,
         palette=palette,
         orientation=orientation[0],
-        icc_profile=_inflate(fields.get(_ICC_PROFILE, b"\0")),
+        icc_profile=_inflate("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
+        alpha=fields.get(_ALPHA, b""),
+        exif=_inflate("EXIF block", fields.get(_EXIF, b"\0")),
     )
 
 
@@ -135,14 +145,24 @@ class _Reader:
         return found
 
 
-def _inflate(data: bytes) -> bytes:
-    """An ICC profile: its length, and what zlib made of it."""
+def _deflate(what: str, data: bytes) -> bytes:
+    """Its length, and what zlib makes of it."""
+    if len(data) > MAX_INFLATED:
+        raise ValueError(
+            f"the picture has an {what} of {len(data)} bytes, more than the limit of "
+            f"{MAX_INFLATED}: remove it first"
+        )
+    return varint(len(data)) + zlib.compress(data, 9)
+
+
+def _inflate(what: str, data: bytes) -> bytes:
+    """Inverse of :func:`_deflate`."""
     length, at = read_varint(data, 0)
-    _check(length <= MAX_PROFILE, f"an ICC profile of {length} bytes")
+    _check(length <= MAX_INFLATED, f"an {what} of {length} bytes")
     if not length and at == len(data):
         return b""
     decompressor = zlib.decompressobj()
-    profile = decompressor.decompress(data[at:], length + 1)
-    sound = len(profile) == length and decompressor.eof and not decompressor.unused_data
-    _check(sound, "an ICC profile of another length")
-    return profile
+    inflated = decompressor.decompress(data[at:], length + 1)
+    sound = len(inflated) == length and decompressor.eof and not decompressor.unused_data
+    _check(sound, f"an {what} of another length")
+    return inflated
