@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from curves import psnr
-from evaluate import as_tensor, load
+from evaluate import Net, as_tensor, load
 from images import InputError
 
-from compressai_uqdm import UQDM
 from compressai_uqdm.models.base import Reconstruction
 
 __all__ = ["Received", "load_coder", "receive"]
@@ -43,7 +42,7 @@ class Received:
         return f"{psnr(self.mse, self.picture.size):.2f} dB" if self.mse else "exact"
 
 
-def load_coder(name: str) -> UQDM:
+def load_coder(name: str) -> Net:
     """A model of the zoo that can code, ``name`` or ``name=checkpoint``.
 
     Raises:
@@ -53,14 +52,14 @@ def load_coder(name: str) -> UQDM:
         net = load(name, "ema")[1]
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from error
-    if not isinstance(net, UQDM):
+    if not net.arithmetics:
         raise InputError(f"{name} cannot code, so there are no bytes to receive")
     return net
 
 
 @torch.no_grad()
 def receive(
-    net: UQDM, image: np.ndarray, reconstruction: Reconstruction = "denoise"
+    net: Net, image: np.ndarray, reconstruction: Reconstruction = "denoise"
 ) -> Sequence[Received]:
     """What is seen of an image, uint8 ``[H, W, 3]``, after each stage of its stream."""
     out = net.compress(as_tensor(image, net))
