@@ -156,6 +156,10 @@ def load_model(
         progress: show the progress of a download.
         kwargs: further arguments of the model's class.
 
+    CompressAI's ``eval_model`` codes a black frame around pictures whose sides are not
+    multiples of 64, so it tells more bits than ``compress`` takes; it needs more than 160
+    pixels a side. ``docs/compressai.md`` says what to do.
+
     Raises:
         ValueError: quality or metric is none of these.
         FileNotFoundError: the weights were not found, or none are published.

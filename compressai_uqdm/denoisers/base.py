@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
         """Whether machines compute the same but for errors far below a lattice point.
 
         Then strings decode on any of them, with a list of the few values that such an
-        error would round elsewhere (:mod:`..entropy_models.guard`).
+        error would round elsewhere (``entropy_models.guard``).
         """
         return self.dtype == torch.float64
 

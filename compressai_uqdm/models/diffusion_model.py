@@ -26,7 +26,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
     """A diffusion model whose latents are sent stage by stage, and then the pixels.
 
     A stage for each of the first steps, by default of all T, takes z_1 towards z_0, and
-    the last gives the exact image. :class:`UQDM` and :class:`VDM` differ in the noise of
+    the last gives the exact image. :class:`.UQDM` and :class:`.VDM` differ in the noise of
     a step, and so in what it costs to send.
 
     Args:

@@ -176,7 +176,7 @@ class UQDM(DiffusionModel):
         contexts: str | Path | None = None,
         **kwargs: Any,
     ) -> Self:
-        """As of :class:`DiffusionModel`; ``contexts`` as of :meth:`load_contexts`."""
+        """As of :class:`.DiffusionModel`; ``contexts`` as of :meth:`load_contexts`."""
         if contexts is None:
             return super().from_state_dict(state_dict, weights, **kwargs)
         quality = kwargs.pop("quality", None)  # of the stages that there will be

@@ -42,9 +42,9 @@ class VDM(DiffusionModel):
         GC = Gaussian-noise conditional
         PP = pixel prior
 
-    :class:`UQDM` with the network, schedule, variances, stages and reconstructions it
+    :class:`.UQDM` with the network, schedule, variances, stages and reconstructions it
     has, but Gaussian noise. Rates are what an ideal simulation of the Gaussian channel
-    would send, which :meth:`estimate` and ``forward`` give; they cannot be coded.
+    would send, which ``estimate`` and ``forward`` give; they cannot be coded.
     The bound tightens with the number of steps, and any number runs with any weights.
 
     In training, ``forward`` draws one step for each image, and gives T times its cost in

@@ -85,7 +85,7 @@ class UniformNoiseConditional(TabledEntropyModel):
             inputs: values, any shape, in units of the noise's width.
             scales: standard deviations of G, same shape, positive.
             means: locations of G, same shape.
-            dither: as of :func:`.dither.dither`, broadcast to that shape; the noise is
+            dither: as of :func:`.randomness.dither`, broadcast to that shape; the noise is
                 drawn afresh where absent.
 
         Returns:

@@ -1,0 +1,84 @@
+"""The documentation's programs, as they stand there, and its notebook."""
+
+import re
+import subprocess
+import sys
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nbclient import NotebookClient
+from PIL import Image
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+UQDM = f'uqdm() {{ "{sys.executable}" -m compressai_uqdm "$@"; }}'
+"""The command of the package that is tested, whichever is installed."""
+
+
+def run_console(example: Example) -> None:
+    """Run the commands of a block after their prompts, and compare what they print.
+
+    Trainings are cut to two steps. Where a block shows no output, any will do.
+    """
+    lines = example.parsed.splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith(("$ ", "  "))]
+    shown = [line for line in lines if not line.startswith(("$ ", "  "))]
+    script = "\n".join(["set -e", UQDM, *commands])
+    script = re.sub(r"--steps \d+", "--steps 2", script)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stderr}"
+    if shown:
+        assert done.stdout.splitlines() == shown
+
+
+PROGRAMS = Sybil(
+    [PythonCodeBlockParser(), CodeBlockParser("console", run_console), SkipParser()],
+    pattern="*.md",
+    path=str(DOCS),
+)
+PAGES = {page: page.read_text() for page in sorted(DOCS.rglob("*.md"))}
+
+
+@pytest.fixture
+def folder(
+    photograph: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """What a reader has: the sources, and photographs of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("eval", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    photograph.crop((200, 100, 264, 148)).save("photo.png")
+    for name, left in (("photographs", 0), ("held-out", 96)):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            place = (left + 16 * i, 20 * i, left + 16 * i + 176, 20 * i + 176)
+            photograph.crop(place).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * ("```console" in text), id=page.stem)
+        for page, text in PAGES.items()
+        if "```console" in text or "```python" in text
+    ],
+)
+def test_programs(page: Path, folder: Path) -> None:
+    for example in PROGRAMS.parse(page).examples():
+        example.evaluate()
+
+
+@pytest.mark.slow
+def test_notebook(folder: Path) -> None:
+    notebook = nbformat.read(DOCS / "notebook.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    cells = NotebookClient(notebook, resources=resources).execute().cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
