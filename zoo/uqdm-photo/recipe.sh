@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# How weights like those of uqdm-photo are made, on Debian 12 or a kin of it: about a
-# quarter of an hour on one core that has nothing else to do. CREDITS.md names the
+# How weights like those of uqdm-photo are made, on Debian 12 or a kin of it: some
+# twelve hours on one core that has nothing else to do. CREDITS.md names the
 # photographs, their authors and licences; the four held-out ones are never trained on.
 #
 #     zoo/uqdm-photo/recipe.sh photographs/ runs/photo
 #
-# The weights in the package were made before this command existed, by throw-away code of
-# the same losses and fewer steps (experiments.md): this gives their like, not the same
-# numbers.
+# The weights in the package were made by throw-away code of the same losses
+# (experiments.md): this gives their like, not the same numbers.
 set -euo pipefail
 mkdir -p "$1/train" "$1/test" "$1/packages" "$2"
 photographs=$(cd "$1" && pwd) runs=$(cd "$2" && pwd)
@@ -55,6 +54,6 @@ cd "$runs"
 # One stage of the finest width first: both stages start well from it. Crops are box-averaged
 # by 2, 3 and 4, as JPEG files need it.
 python -m compressai_uqdm.train_cosine "$photographs" fine.npz --test "$photographs" \
-  --widths 8 --thresholds 0.25 --steps 1000
+  --widths 8 --thresholds 0.35 --steps 8000
 python -m compressai_uqdm.train_cosine "$photographs" weights.npz --test "$photographs" \
-  --initial fine.npz --steps 500
+  --initial fine.npz --steps 8000
