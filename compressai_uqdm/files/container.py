@@ -32,7 +32,7 @@ def pack_header(header: Header) -> bytes:
     body = WRITTEN.pack(header)
     if len(body) > MAX_HEADER:
         raise ValueError(
-            f"the header would have {len(body)} bytes, more than the limit of {MAX_HEADER}, "
+            f"the header would have {len(body)} bytes, over the limit of {MAX_HEADER}, "
             f"with an alpha channel of {len(header.alpha)}: cut the picture into parts, or "
             "simplify its alpha channel"
         )
