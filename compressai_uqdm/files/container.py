@@ -12,10 +12,11 @@ from ..checks import MAX_PIXELS
 from ..errors import DamagedFileError, DamagedStringError
 from ..varint import read_varint, varint
 from . import v2
-from .header import MAGIC, Header
+from .header import Header
 
 __all__ = ["ends_in_header", "pack_header", "parse_header"]
 
+MAGIC = b"\x89UQDM\n"
 MAX_HEADER = 1 << 24
 
 VERSIONS: dict[int, ModuleType] = {v2.VERSION: v2}
@@ -31,7 +32,7 @@ def pack_header(header: Header) -> bytes:
     body = WRITTEN.pack(header)
     if len(body) > MAX_HEADER:
         raise ValueError(
-            f"the header would have {len(body)} bytes, and may have {MAX_HEADER}, "
+            f"the header would have {len(body)} bytes, over the limit of {MAX_HEADER}, "
             f"with an alpha channel of {len(header.alpha)}: cut the picture into parts, or "
             "simplify its alpha channel"
         )

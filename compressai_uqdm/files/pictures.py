@@ -55,7 +55,7 @@ def take_apart(image: Image.Image) -> Parts:
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     if frames > 1:
         raise ValueError(
-            f"expected one picture, got {frames} frames: save one of them as a picture"
+            f"expected one picture, got {frames} frames. Save one of them alone first"
         )
     stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     # BGR;16 has 5 or 6 bits per channel
