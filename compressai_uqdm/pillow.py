@@ -61,15 +61,18 @@ class UqdmImageFile(ImageFile.ImageFile):
         self._mode = header.colour + ("A" if header.alpha else "")
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
+        self.tile = []  # nothing for Pillow's own decoders
         describe(self, header)
 
     def load(self) -> Any:
         """Decode the picture, once.
 
         Raises:
-            OSError: it is cut short or damaged, or its model is not there.
+            OSError: it is cut short, damaged or closed, or its model is not there.
         """
-        if self._header is not None and self.fp is not None:
+        if self._header is not None:
+            if self.fp is None:
+                raise OSError("cannot load this image: its file has been closed")
             image = self._decode(self._header, self.fp)
             self.im, self._mode, self.palette = image.im, image.mode, image.palette
             self._header, self.readonly = None, 0

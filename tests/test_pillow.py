@@ -188,7 +188,7 @@ def test_a_file_in_place_of_itself(image: Image.Image, data: bytes, tmp_path: Pa
 def test_what_cannot_be_saved(image: Image.Image, tmp_path: Path) -> None:
     for bad, options, message in (
         (image.convert("CMYK"), {}, "got mode CMYK. Convert it first"),
-        (image.convert("I;16"), {}, "expected 8 bits per channel"),
+        (Image.new("I;16", (9, 9)), {}, "expected 8 bits per channel"),
         (image, {"stages": 9}, "stages must be in"),
         (image, {"max_bytes": 20}, "the file's header alone"),
     ):
@@ -274,7 +274,7 @@ def test_files_are_closed(data: bytes, tmp_path: Path) -> None:
     assert file.closed
     with Image.open(path) as image:
         pass
-    with pytest.raises(OSError, match="cannot load"):
+    with pytest.raises(OSError, match="has been closed"):
         image.load()
     with open(path, "rb") as stream:  # whoever opened it closes it
         Image.open(stream).load()
