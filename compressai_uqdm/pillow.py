@@ -115,15 +115,17 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from .files.encoding import encode
-    from .files.pictures import orientation
+    from .files.pictures import exif_block, orientation
 
     given: dict[str, Any] = image.encoderinfo
     frame = image.copy()
     for name in given.keys() & {"exif", "icc_profile"}:
         value = given[name]
         frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
-    if "exif" not in given and orientation(frame) != orientation(image):
-        frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
+    if "exif" not in given:  # a copy lacks what a program has changed
+        frame.info["exif"] = exif_block(image)
+        if orientation(frame) != orientation(image):
+            frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
     known = inspect.signature(encode).parameters.keys() - {"image"}
     fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
 
