@@ -61,15 +61,18 @@ class UqdmImageFile(ImageFile.ImageFile):
         self._mode = header.colour + ("A" if header.alpha else "")
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
+        self.tile = []  # nothing for Pillow's own decoders
         describe(self, header)
 
     def load(self) -> Any:
         """Decode the picture, once.
 
         Raises:
-            OSError: it is cut short or damaged, or its model is not there.
+            OSError: it is cut short, damaged or closed, or its model is not there.
         """
-        if self._header is not None and self.fp is not None:
+        if self._header is not None:
+            if self.fp is None:
+                raise OSError("cannot load this image: its file has been closed")
             image = self._decode(self._header, self.fp)
             self.im, self._mode, self.palette = image.im, image.mode, image.palette
             self._header, self.readonly = None, 0
@@ -112,15 +115,17 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from .files.encoding import encode
-    from .files.pictures import orientation
+    from .files.pictures import exif_block, orientation
 
     given: dict[str, Any] = image.encoderinfo
     frame = image.copy()
     for name in given.keys() & {"exif", "icc_profile"}:
         value = given[name]
         frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
-    if "exif" not in given and orientation(frame) != orientation(image):
-        frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
+    if "exif" not in given:  # a copy lacks what a program has changed
+        frame.info["exif"] = exif_block(image)
+        if orientation(frame) != orientation(image):
+            frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
     known = inspect.signature(encode).parameters.keys() - {"image"}
     fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
 
