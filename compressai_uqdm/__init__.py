@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .models import CosineUQDM as CosineUQDM
     from .models import UQDMConfig as UQDMConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CosineConfig": ".models",

@@ -1,0 +1,322 @@
+"""Work on many inputs: in this process, in several, and on several machines."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import wait as wait_for_objects
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from ..progress import Progress
+from .places import Pair, check_target
+from .tasks import TILE, Task, Told
+from .terminal import STANDARD, Bars, Failure, Show, bar, duration, name_of, say, told
+
+__all__ = ["Interrupted", "work_on_all"]
+
+LONG = 60.0
+"""Seconds of work that are told of before it begins."""
+
+TILES = 32
+"""The work is measured where it is at least so many times a tile."""
+
+POLL = 0.2
+"""Seconds between looks at what other processes have done."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process is to end, by SIGTERM."""
+
+
+def work_on_all(
+    task: Task, pairs: Sequence[Pair], force: bool = False, jobs: int = 1
+) -> int:
+    """Work on every input; an error in one does not stop the others.
+
+    What is wrong with the names of inputs and outputs is told of all before any work.
+    Where this is one of several processes that a launcher has started, it takes its share
+    of the inputs, and ends when all have done theirs.
+
+    Args:
+        task: what is done with an input.
+        pairs: inputs and outputs.
+        force: replace outputs that exist.
+        jobs: number of processes to work in.
+
+    Returns:
+        the exit code, 0 or 1.
+
+    Raises:
+        Failure: something is missing that every input needs.
+    """
+    rank, processes = _launched()
+    todo, failed = _check(pairs, force, rank, processes)
+    sources = [source for source, _ in todo]
+    pixels = [task.pixels(s) if s != STANDARD and s.is_file() else 0 for s in sources]
+    work = _Work(task, todo, pixels, min(jobs, len(todo)), rank == 0)
+    for source, outcome in work.outcomes():
+        click.echo(outcome.told.text, nl=False)
+        for note in outcome.told.notes:
+            say(f"{name_of(source)}: {note}")
+        failed += outcome.failed
+    code = int(failed > 0)
+    return code if processes == 1 else _wait_for_the_others(code)
+
+
+def _check(
+    pairs: Sequence[Pair], force: bool, rank: int, processes: int
+) -> tuple[list[Pair], int]:
+    """The inputs of this process that can be worked on, and how many cannot."""
+    targets: set[Path] = set()
+    todo, failed = [], 0
+    for i, (source, target) in enumerate(pairs):
+        ours = i % processes == rank
+        try:
+            if source != STANDARD:
+                source.stat()
+            if target in targets:
+                raise ValueError(f"another input goes to {target}")
+            if target is not None and target != STANDARD:
+                targets.add(target)
+                if ours:  # others may be at work on theirs
+                    check_target(target, force)
+        except (OSError, ValueError) as error:
+            if ours:
+                say(f"{name_of(source)}: {told(error)}")
+                failed += 1
+        else:
+            if ours:
+                todo.append((source, target))
+    return todo, failed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an input."""
+
+    told: Told
+    failed: bool = False
+
+
+def _attempt(task: Task, source: Path, target: Path | None, show: Show) -> Outcome:
+    try:
+        return Outcome(task(source, target, show))
+    except (BrokenPipeError, Failure, click.UsageError):
+        raise
+    except Exception as error:  # Pillow's and PyTorch's are of many kinds
+        return Outcome(Told(notes=[told(error)]), failed=True)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Work that is to be done, and how."""
+
+    task: Task
+    pairs: Sequence[Pair]
+    pixels: Sequence[int]
+    jobs: int
+    speaks: bool
+
+    def outcomes(self) -> Iterator[tuple[Path, Outcome]]:
+        return self._in_processes() if self.jobs > 1 else self._here()
+
+    def _here(self) -> Iterator[tuple[Path, Outcome]]:
+        if self.is_measured:
+            self._announce(_measure(self.task, self.pairs[self._example][0], self.is_long))
+        bars = Bars([max(n, 1) for n in self.pixels], self.speaks)
+        for i, (source, target) in enumerate(self.pairs):
+            show = _bound(bars, i, source)
+            yield source, _attempt(self.task, source, target, show)
+
+    def _in_processes(self) -> Iterator[tuple[Path, Outcome]]:
+        context = multiprocessing.get_context("spawn")
+        shares = context.Array("d", len(self.pairs), lock=False)
+        others = multiprocessing.active_children()
+        pool = ProcessPoolExecutor(self.jobs, context, _start_worker, (self.task, shares))
+        try:
+            with _starts_processes():
+                if self.is_measured:
+                    source = self.pairs[self._example][0]
+                    asked = pool.submit(_measure_there, source, self._long_pixel)
+                    self._announce(asked.result())
+                futures = {
+                    pool.submit(_work_there, i, *pair): pair[0]
+                    for i, pair in enumerate(self.pairs)
+                }
+            yield from self._as_they_come(futures, shares)
+        except BrokenProcessPool as error:
+            raise Failure(
+                "a process ended in the middle of its work, as for want of memory: give a "
+                "smaller number of --jobs"
+            ) from error
+        finally:
+            for child in multiprocessing.active_children():
+                if child not in others:
+                    child.terminate()
+            pool.shutdown(cancel_futures=True)
+
+    def _as_they_come(
+        self, futures: dict[Future[Outcome], Path], shares: Any
+    ) -> Iterator[tuple[Path, Outcome]]:
+        weights = [max(n, 1) for n in self.pixels]
+        waiting: set[Future[Outcome]] = set(futures)
+        with bar(f"{len(weights)} files in {self.jobs} processes") as shown:
+            while waiting:
+                done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
+                share = sum(s * w for s, w in zip(shares, weights)) / sum(weights)
+                count = len(weights) - len(waiting)
+                shown.set_postfix_str(f"{count} done", refresh=False)
+                shown.update(share - shown.n)
+                with shown.external_write_mode():
+                    for future in sorted(done, key=list(futures).index):
+                        yield futures[future], future.result()
+
+    # ---- how long it takes ----
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it may be long enough to measure before."""
+        return self.speaks and sum(self.pixels) >= TILES * TILE**2
+
+    @property
+    def _example(self) -> int:
+        return max(range(len(self.pixels)), key=self.pixels.__getitem__)
+
+    @property
+    def _long_pixel(self) -> float:
+        return LONG * self.jobs / sum(self.pixels)
+
+    def is_long(self, pixel_seconds: float) -> bool:
+        """Whether all takes long if a pixel takes so many seconds."""
+        return pixel_seconds >= self._long_pixel
+
+    def _announce(self, measured: tuple[float, list[str]]) -> None:
+        pixel_seconds, remedies = measured
+        if not self.is_long(pixel_seconds):
+            return
+        count, cores = len(self.pairs), os.cpu_count() or 1
+        if count > 1 and self.jobs < min(cores, count) and _launched()[1] == 1:
+            remedies = [f"--jobs {min(cores, count)}", *remedies]
+        seconds = pixel_seconds * sum(self.pixels) / self.jobs
+        what = f"{count} pictures" if count > 1 else name_of(self.pairs[0][0])
+        less = f"; less with {' or '.join(remedies)}" if remedies else ""
+        say(
+            f"{what}, {sum(self.pixels) / 1e6:.1f} million pixels: about "
+            f"{duration(seconds)}{less}"
+        )
+
+
+def _bound(bars: Bars, i: int, source: Path) -> Show:
+    return lambda: bars.of(i, source)
+
+
+def _measure(
+    task: Task, source: Path, is_long: Callable[[float], bool]
+) -> tuple[float, list[str]]:
+    """Seconds for a pixel, and what would take less."""
+    try:
+        return task.pixel_seconds(source, is_long), task.remedies()
+    except Failure:
+        raise
+    except Exception:  # the work will tell
+        return 0.0, []
+
+
+# ---- processes of ours ----
+
+_task: Task
+_shares: Any
+_stopped = False
+
+
+@contextmanager
+def _starts_processes() -> Iterator[None]:
+    """What is started here takes no notice of Ctrl-C: its parent does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start_worker(task: Task, shares: Any) -> None:
+    global _task, _shares
+    _task, _shares = task, shares
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def _stop(kind: int, frame: FrameType | None) -> None:
+    global _stopped
+    _stopped = True
+    raise SystemExit(128 + kind)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for_objects([parent.sentinel])
+    os._exit(1)
+
+
+def _work_there(i: int, source: Path, target: Path | None) -> Outcome:
+    @contextmanager
+    def show() -> Iterator[Progress]:
+        yield lambda share: _shares.__setitem__(i, share)
+
+    if _stopped:
+        raise SystemExit
+    outcome = _attempt(_task, source, target, show)
+    _shares[i] = 1
+    return outcome
+
+
+def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:
+    return _measure(_task, source, lambda seconds: seconds >= long_pixel)
+
+
+# ---- processes of a launcher ----
+
+
+def _launched() -> tuple[int, int]:
+    """Which of how many processes this is, that torchrun or accelerate has started."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _wait_for_the_others(code: int) -> int:
+    """The worst exit code of all: launchers end the others when one fails."""
+    import torch
+
+    from torch import distributed
+
+    try:
+        distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    except (ValueError, RuntimeError) as error:
+        raise Failure(
+            f"this is process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} and does "
+            f"not find the others ({told(error)}): start it with torchrun or accelerate "
+            "launch, or without RANK and WORLD_SIZE"
+        ) from error
+    worst = torch.tensor(code)
+    distributed.all_reduce(worst, distributed.ReduceOp.MAX)
+    distributed.destroy_process_group()
+    return int(worst)

@@ -1,0 +1,512 @@
+"""What is done with one input.
+
+A task is called with an input, its output and what shows its progress, and can be sent to
+another process. It returns what is to be told, and raises what is wrong.
+"""
+
+import io
+import itertools
+import math
+import os
+import time
+import warnings
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import DamagedStringError
+from ..files.container import MAGIC, ends_in_header, parse_header
+from ..files.header import Header
+from ..files.rate import truncate
+from .places import as_bytes, check_target, read, write
+from .terminal import STANDARD, Failure, Show, name_of, told
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..files.decoding import StreamingDecoder
+    from ..files.encoding import Encoded
+    from ..files.model import Codec
+
+__all__ = ["Decode", "Encode", "Info", "Network", "Task", "Told", "Truncate", "Verify"]
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+NO_LIMIT = 1 << 70
+LOOK = 1 << 16  # bytes that nearly all headers fit into
+
+TILE = 96
+"""Side of the square that is coded to tell how long a picture takes: the published
+networks see as many windows of it as of so many pixels of a large picture."""
+
+
+@dataclass
+class Told:
+    """What there is to tell of an input.
+
+    Args:
+        text: for standard output.
+        notes: lines for standard error.
+    """
+
+    text: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+class Task(Protocol):
+    """What is done with one input."""
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        """Do it."""
+        ...
+
+    def pixels(self, source: Path) -> int:
+        """Size of the picture, for a network to work on, or 0 if it is not known."""
+        ...
+
+    def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
+        """About how long a pixel takes, measured again where it would be long."""
+        ...
+
+    def remedies(self) -> list[str]:
+        """Options that would take less time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network runs, and on what.
+
+    Args:
+        model: name, path or repository; None for that of the file, or the default.
+        device: where PyTorch runs it.
+        threads: of PyTorch.
+        max_pixels: largest picture to accept.
+    """
+
+    model: str | None
+    device: str
+    threads: int | None
+    max_pixels: int
+
+    def prepare(self) -> str:
+        """Import PyTorch, and have it use these threads and this device.
+
+        Returns:
+            the device of this process.
+
+        Raises:
+            Failure: there is no such device.
+        """
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        device, rank = self.device, os.environ.get("LOCAL_RANK")
+        if device == "cuda" and rank and torch.cuda.is_available():
+            device = f"cuda:{int(rank) % torch.cuda.device_count()}"
+        try:
+            torch.zeros(1, device=device).item()
+        except Exception as error:  # of many kinds
+            raise Failure(
+                f"PyTorch cannot use the device {device!r} here: leave --device out to "
+                "run on the CPU"
+            ) from error
+        return device
+
+    def codec(self) -> "Codec":
+        """The model that encodes.
+
+        Raises:
+            Failure: it cannot be had.
+        """
+        device = self.prepare()
+        from ..files.model import DEFAULT_MODEL, open_codec
+
+        try:
+            return open_codec(self.model or DEFAULT_MODEL, device)
+        except (OSError, ValueError) as error:
+            raise Failure(told(error)) from error
+
+
+@dataclass(frozen=True)
+class WithoutNetwork:
+    """What is done at once."""
+
+    def pixels(self, source: Path) -> int:
+        return 0
+
+    def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
+        return 0.0
+
+    def remedies(self) -> list[str]:
+        return []
+
+
+# ---- encoding ----
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A picture to a file; the options are those of :func:`..files.encoding.encode`."""
+
+    network: Network
+    options: dict[str, Any]
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        assert target is not None
+        data = read(source)
+        with _open(data) as image:
+            _check_size(image, self.network.max_pixels)
+            codec = self.network.codec()
+            with _notes() as notes, show() as progress:
+                start = time.perf_counter()
+                coded = _encode(image, codec, progress=progress, **self.options)
+                seconds = time.perf_counter() - start
+        write(target, coded.data)
+        if len(coded.data) > len(data):
+            notes.append(
+                f"{name_of(target)} is larger than the picture's own file; --min-psnr 40 "
+                f"or --stages {max(len(coded.header.lengths) - 1, 1)} makes a smaller one"
+            )
+        size, before = len(coded.data), len(data)
+        text = (
+            f"{name_of(source)}: {size:,} bytes, {size / before:.1%} of {before:,}; "
+            f"{_quality(coded)}; {seconds:.1f} s\n"
+        )
+        return Told("" if target == STANDARD else text, notes)
+
+    def pixels(self, source: Path) -> int:
+        try:
+            with _open(source) as image:
+                return int(image.width * image.height)
+        except Exception:  # the work will tell
+            return 0
+
+    def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
+        codec = self.network.codec()
+        with _open(source) as image:
+            left, top = max(image.width - TILE, 0) // 2, max(image.height - TILE, 0) // 2
+            tile = image.crop((left, top, left + TILE, top + TILE)).convert("RGB")
+        options = {k: v for k, v in self.options.items() if k not in ("max_bytes", "bpp")}
+        return _timed(lambda: _encode(tile, codec, **options), is_long)
+
+    def remedies(self) -> list[str]:
+        codec, asked = self.network.codec(), self.options["arithmetic"]
+        faster = "float32" in codec.arithmetics and asked != "float32"
+        fewer = self.options["stages"] is None
+        return ["--arithmetic float32"] * faster + ["--stages"] * fewer
+
+
+def _encode(image: "Image.Image", codec: "Codec", **options: Any) -> "Encoded":
+    from ..files.encoding import encode_measured
+
+    return encode_measured(image, codec, **options)
+
+
+def _open(data: bytes | Path) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
+    try:
+        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    except UnidentifiedImageError as error:
+        raise ValueError("no picture that Pillow can read") from error
+
+
+def _check_size(image: "Image.Image", max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ValueError(
+            f"the picture has {image.width} x {image.height} pixels, more than "
+            f"the limit of {max_pixels} (--max-pixels)"
+        )
+
+
+def _quality(coded: "Encoded") -> str:
+    text = f"{coded.stages} stage{'s' * (coded.stages != 1)}"
+    if coded.share:
+        text += f" and {coded.share:.0%} of the {_ordinal(coded.stages)}"
+    if coded.exact:
+        return f"{text}, exact"
+    if coded.psnr is None:
+        return text
+    reached = "no difference" if math.isinf(coded.psnr) else f"{coded.psnr:.2f} dB"
+    return f"{text}, {reached} after stage {coded.stages}"
+
+
+@contextmanager
+def _notes() -> Iterator[list[str]]:
+    """A list that gets what the library warns of."""
+    from ..files.encoding import QualityWarning
+
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QualityWarning)
+        yield notes
+    notes += [str(warning.message) for warning in caught]
+
+
+def _timed(run: Callable[[], object], is_long: Callable[[float], bool]) -> float:
+    """Seconds for a pixel of a tile."""
+    best = math.inf
+    for _ in range(2):  # the first may only warm up
+        start = time.perf_counter()
+        run()
+        best = min(best, (time.perf_counter() - start) / TILE**2)
+        if not is_long(best):
+            break
+    return best
+
+
+# ---- decoding ----
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """What tasks share that decode."""
+
+    network: Network
+    missing: dict[str, FileNotFoundError] = field(default_factory=dict)
+
+    def decoder(self, header: Header, start: bytes, show: Any) -> "StreamingDecoder":
+        """One that has seen the header. It does not seek a missing model once more."""
+        from ..files.decoding import StreamingDecoder
+
+        network = self.network
+        name = network.model or header.model
+        if name in self.missing:
+            raise self.missing[name]
+        device = network.prepare()
+        decoder = StreamingDecoder(network.model, device, network.max_pixels, show)
+        try:
+            decoder.feed(start)
+        except FileNotFoundError as error:
+            self.missing[name] = error
+            raise
+        return decoder
+
+    def pixels(self, source: Path) -> int:
+        try:
+            found = parse_header(read(source, LOOK), NO_LIMIT)
+        except Exception:  # the work will tell
+            return 0
+        return found[0].size[0] * found[0].size[1] if found else 0
+
+    def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
+        import numpy as np
+
+        from PIL import Image
+
+        from ..files.decoding import decode
+        from ..files.model import open_codec
+
+        header, _ = _header(read(source, LOOK), NO_LIMIT)
+        device = self.network.prepare()
+        codec = open_codec(self.network.model or header.model, device)
+        levels = np.random.default_rng(0).integers(96, 160, (TILE, TILE, 3), np.uint8)
+        options = {"arithmetic": header.arithmetic, "stages": len(header.lengths)}
+        data = _encode(Image.fromarray(levels), codec, **options).data
+        return _timed(lambda: decode(data, model=codec), is_long)
+
+    def remedies(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class Decode(_Decoding):
+    """A file to a picture.
+
+    Args:
+        stages: number of stages to decode at most.
+        max_bytes: bytes to read at most.
+        reconstruction: how a picture is made of what is not exact.
+        progressive: folder for the pictures of all stages.
+        partial: of a damaged file, keep what comes before the damage.
+        force: replace pictures of stages that exist.
+    """
+
+    stages: int | None = None
+    max_bytes: int | None = None
+    reconstruction: Any = "denoise"
+    progressive: Path | None = None
+    partial: bool = False
+    force: bool = False
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        data = read(source, self.max_bytes or -1)
+        if self.stages is not None:
+            data = truncate(data, stages=self.stages)
+        header, start = _header(data, self.network.max_pixels)
+        pieces = list(_pieces(header, data, start))
+        shown = self._stage_paths(source, header, pieces)
+        self.network.prepare()
+        with show() as progress:
+            decoder = self.decoder(header, data[:start], progress)
+            try:
+                for piece, path in zip(pieces, shown):
+                    decoder.feed(piece)
+                    if path:
+                        picture = decoder.picture(self.reconstruction)
+                        write(path, as_bytes(picture.image, path))
+                picture = decoder.picture(self.reconstruction)
+            except DamagedStringError as error:
+                if not self.partial:
+                    raise _with_remedy(error, header, decoder.stages) from error
+                picture = decoder.picture(self.reconstruction)
+        if target:
+            write(target, as_bytes(picture.image, target))
+        there = _stages(header, picture.stages, picture.share)
+        asked, n_stages = self.stages or len(header.lengths), len(header.lengths)
+        if picture.damage:
+            whole = _stages(header, picture.stages, 0)
+            return Told(notes=[f"{picture.damage}; the picture is of {whole}"])
+        if picture.stages < min(asked, n_stages):
+            return Told(notes=[f"cut short: {there}"])
+        if asked > n_stages:
+            return Told(notes=[f"no stage {asked} in it: the picture is of {there}"])
+        return Told()
+
+    def _stage_paths(
+        self, source: Path, header: Header, pieces: list[bytes]
+    ) -> list[Path | None]:
+        if self.progressive is None:
+            return [None] * len(pieces)
+        self.progressive.mkdir(parents=True, exist_ok=True)
+        stem = "picture" if source == STANDARD else source.stem
+        paths: list[Path | None] = [None] * len(pieces)
+        for i, (piece, length) in enumerate(zip(pieces, header.lengths)):
+            cut = "-cut" if len(piece) < length else ""
+            path = self.progressive / f"{stem}.stage{i + 1}{cut}.png"
+            check_target(path, self.force)
+            paths[i] = path
+        return paths
+
+
+@dataclass(frozen=True)
+class Verify(_Decoding):
+    """Decode a file, and say how much of it is whole."""
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        data = read(source)
+        header, start = _header(data, self.network.max_pixels)
+        self.network.prepare()
+        with show() as progress:
+            decoder = self.decoder(header, data[:start], progress)
+            assert decoder.net is not None
+            try:
+                decoder.feed(data[start:])
+                if decoder.stages == decoder.net.n_stages:
+                    decoder.picture()
+            except DamagedStringError as error:
+                raise _with_remedy(error, header, decoder.stages) from error
+        end = start + sum(header.lengths[: decoder.stages])
+        share = (len(data) - end) / header.lengths[decoder.stages] if data[end:] else 0
+        exact = "exact, " if decoder.stages == decoder.net.n_stages else ""
+        unchecked = " that no checksum covers" if share else ""
+        there = _stages(header, decoder.stages, share)
+        return Told(f"{name_of(source)}: {exact}{there}{unchecked}\n")
+
+
+def _with_remedy(
+    error: DamagedStringError, header: Header, stages: int
+) -> DamagedStringError:
+    if not stages:
+        return error
+    whole = _stages(header, stages, 0)
+    return DamagedStringError(f"{error}; uqdm decode --partial keeps {whole}")
+
+
+# ---- without a network ----
+
+
+@dataclass(frozen=True)
+class Truncate(WithoutNetwork):
+    """A file to a shorter one; the limits are those of :func:`..files.rate.truncate`."""
+
+    stages: int | None
+    max_bytes: int | None
+    bpp: float | None
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        assert target is not None
+        data = read(source)
+        limits = {"stages": self.stages, "max_bytes": self.max_bytes, "bpp": self.bpp}
+        cut = truncate(data, **limits)  # type: ignore[arg-type]
+        write(target, cut)
+        if len(cut) < len(data):
+            return Told()
+        stages = len(_header(data, NO_LIMIT)[0].lengths)
+        note = (
+            f"not shortened: it has {len(data)} bytes, of {stages} stages, which is within "
+            "the limit; give a smaller one"
+        )
+        return Told(notes=[note])
+
+
+@dataclass(frozen=True)
+class Info(WithoutNetwork):
+    """What a header tells."""
+
+    def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
+        data = read(source)
+        header, start = _header(data, NO_LIMIT)
+        width, height = header.size
+        colours = {"L": "grayscale", "P": "palette", "1": "black and white"}
+        picture = [f"{width} x {height}", colours.get(header.colour, "RGB")]
+        if header.orientation != 1:
+            picture.append(f"orientation {header.orientation}")
+        extras = (header.alpha, header.icc_profile, header.exif)
+        for name, extra in zip(("alpha channel", "ICC profile", "EXIF"), extras):
+            if extra:
+                picture.append(f"{name} of {len(extra)} bytes")
+        lines = [
+            f"{name_of(source)}: version {data[len(MAGIC)]}, {len(data)} bytes",
+            f"  picture  {', '.join(picture)}",
+            f"  model    {header.model}, digest {header.digest.hex()}, "
+            f"{header.arithmetic}, seed {header.seed}",
+            f"  header   {start} bytes",
+        ]
+        end = start
+        for stage, length in enumerate(header.lengths, 1):
+            share = min(max(len(data) - end, 0) / max(length, 1), 1)
+            end += length
+            there = "" if share == 1 else f", {share:.0%} of it there"
+            bpp = 8 * end / (width * height)
+            lines.append(
+                f"  stage {stage}  {length} bytes, {bpp:.3f} bpp up to here{there}"
+            )
+        if len(data) > end:
+            lines.append(f"  and {len(data) - end} bytes that do not belong to it")
+        return Told("\n".join(lines) + "\n")
+
+
+# ---- files ----
+
+
+def _header(data: bytes, max_pixels: int) -> tuple[Header, int]:
+    found = parse_header(data, max_pixels)
+    if found is None:
+        raise ends_in_header(len(data))
+    return found
+
+
+def _pieces(header: Header, data: bytes, start: int) -> Iterator[bytes]:
+    """What is there of every stage's string, and then what is there besides."""
+    ends = itertools.accumulate(header.lengths, initial=start)
+    for begin, end in itertools.pairwise([*ends, len(data)]):
+        if data[begin:end]:
+            yield data[begin:end]
+
+
+def _stages(header: Header, stages: int, share: float) -> str:
+    text = f"{stages} of {len(header.lengths)} stages"
+    if share:
+        text += f" and {share:.0%} of the {_ordinal(stages)}"
+    return text
+
+
+def _ordinal(stages: int) -> str:
+    """The stage after so many, in words."""
+    return ORDINALS[stages] if stages < len(ORDINALS) else f"{stages + 1}th"
