@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import re
 import resource
 import signal
 import socket
@@ -18,6 +19,8 @@ import pytest
 import torch
 
 from PIL import Image
+
+import compressai_uqdm
 
 from compressai_uqdm.cli import main
 from compressai_uqdm.files.container import pack_header, parse_header
@@ -44,6 +47,12 @@ def pixels(path: str | Path) -> tuple[str, bytes]:
 
 def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "a.png", "a.uqdm"]) == 0
+    size, before = (Path(name).stat().st_size for name in ("a.uqdm", "a.png"))
+    assert re.fullmatch(
+        rf"a.png: {size:,} bytes, {size / before:.1%} of {before:,}; 3 stages, exact; "
+        r"\d+\.\d s\n",
+        capsys.readouterr().out,
+    )
     assert main(["verify", "a.uqdm"]) == 0
     assert capsys.readouterr().out == "a.uqdm: exact, 3 of 3 stages\n"
     assert main(["decode", "a.uqdm", "back.png", "--progressive", "stages"]) == 0
@@ -52,7 +61,6 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
-    size = Path("a.uqdm").stat().st_size
     for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-photo", "stage 3"):
         assert word in told.out
     assert told.err == ""
@@ -103,14 +111,14 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_several_and_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.open("a.png").convert("L").save("b.png")
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    Image.open("a.png").convert("RGBA").save("c.png")
+    Image.open("a.png").convert("CMYK").save("c.tif")
     Image.open("a.png").save("a.bmp")
     assert main(["encode", ".", "out", "--stage", "1"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in errors] == [
         "a.png",
         "broken.png",
-        "c.png",
+        "c.tif",
     ]
     assert "another input goes to" in errors[0]
     assert sorted(os.listdir("out")) == ["a.uqdm", "b.uqdm"]
@@ -145,7 +153,6 @@ def test_limits(folder: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["encode"],
         ["encode", "a.png"],
         ["encode", "a.png", "b.png", "-"],
@@ -164,6 +171,11 @@ def test_limits(folder: Path) -> None:
         ["decode", "a.uqdm", "b.uqdm", "solo.png"],
         ["truncate", "a.uqdm", "b.uqdm"],
         ["truncate", "a.uqdm", "b.png", "--stage", "1"],
+        ["encode", "a.png", "a.uqdm", "--bpp", "0"],
+        ["encode", "a.png", "a.uqdm", "--min-psnr", "good"],
+        ["encode", "a.png", "a.uqdm", "--seed", "-1"],
+        ["encode", "a.png", "out", "--jobs", "0"],
+        ["decode", "a.uqdm", "--progressive", "a.png"],
         ["paint", "a.png"],
     ],
     ids=" ".join,
@@ -176,6 +188,38 @@ def test_wrong_command_lines(
     assert error.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert os.listdir(".") == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["encode", "a.png", "a.uqdm", "--stag", "2"], "'--stages'"),
+        (["encode", "a.png", "a.uqdm", "--min_psnr", "2"], "'--min-psnr'"),
+        (["encod", "a.png"], "'encode'"),
+    ],
+)
+def test_what_was_meant_is_suggested(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], suggestion: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert suggestion in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone, the command shows it; asked for, it is no error."""
+    for arguments, code in (([], 2), (["--help"], 0)):
+        if code:
+            with pytest.raises(SystemExit) as error:
+                main(arguments)
+            assert error.value.code == code
+        else:
+            assert main(arguments) == code
+        told = capsys.readouterr()
+        shown = told.err if code else told.out
+        assert "Usage: uqdm" in shown and "Make .uqdm files of pictures" in shown
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"uqdm, version {compressai_uqdm.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +366,10 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
     Path("old.uqdm").write_text("dear")
     Path("text.png").write_text("no picture")
     for code, command in (
+        (2, ""),
         (0, "--help"),
+        (0, "encode --help"),
+        (0, "--version"),
         (0, f"info {data}"),
         (0, f"truncate {data} cut.uqdm --stage 1"),
         (1, "encode nothing.png n.uqdm"),
@@ -331,6 +378,7 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
         (1, "encode text.png text.uqdm"),
         (1, "encode a.png a.uqdm --max-pixels 9"),
         (2, "encode a.png x.png"),
+        (2, "encode a.png x.uqdm --stages none"),
         (2, "encode a.png text.png solo.uqdm"),
         (1, f"decode {data} missing_folder/a.png"),
         (1, f"decode {data} a.png"),
@@ -343,6 +391,36 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
         done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == code, (command, done.stderr)
         assert "AssertionError" not in done.stderr, command
+
+
+def test_completion(folder: Path) -> None:
+    """As the line that the README gives for each shell has it, without PyTorch."""
+    script = (
+        "import sys; from compressai_uqdm.cli import main\n"
+        "try: sys.exit(main())\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+
+    def complete(**variables: str) -> str:
+        environment = {**os.environ, **variables}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        return done.stdout
+
+    for shell in ("bash", "zsh", "fish"):
+        assert "_UQDM_COMPLETE" in complete(_UQDM_COMPLETE=f"{shell}_source")
+    for words, found in (
+        ("uqdm ", {"encode", "decode", "truncate", "info", "verify"}),
+        ("uqdm encode --min", {"--min-psnr"}),
+        ("uqdm encode --arithmetic ", {"float32", "float64"}),
+        ("uqdm encode a", {"a"}),  # of files, which the shell completes
+    ):
+        n_words = len(words.split(" ")) - 1
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(n_words)}
+        lines = complete(_UQDM_COMPLETE="bash_complete", **asked).split()
+        assert found <= {line.split(",")[1] for line in lines}, words
 
 
 class Refusing(threading.Thread):

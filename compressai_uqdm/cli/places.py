@@ -112,7 +112,7 @@ def _picture_format(target: Path) -> str:
     suffix = ".png" if target == STANDARD else target.suffix.lower()
     Image.init()
     name = Image.registered_extensions().get(suffix, "")
-    if name not in Image.SAVE:
+    if name not in Image.SAVE or suffix == FILE:
         raise UsageError(f"no picture can be written as {target.name}: try .png")
     return name
 
