@@ -191,6 +191,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return torch.float32
 
     @property
+    def output_dtype(self) -> torch.dtype:
+        return self.latent_priors[0].neighbours.dtype
+
+    @property
     def portable(self) -> bool:
         """Always: all that a decoder computes are integers."""
         return True
