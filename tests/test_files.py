@@ -370,6 +370,24 @@ def test_a_cut_stage_is_better_than_none(codec: Codec, photograph: Image.Image) 
         assert between > before + 0.25 * (after - before)
 
 
+@pytest.mark.parametrize("model", ["uqdm-nano-ctx", "uqdm-photo"])
+def test_copies_of_a_decoder_go_on_apart(image: Image.Image, model: str) -> None:
+    codec = open_codec(model)
+    data = encode(image, codec)
+    header, first, second, *_ = starts(data)
+    early = StreamingDecoder(codec).copy()  # before anything has come
+    decoder = StreamingDecoder(codec)
+    decoder.feed(data[: first + 9])
+    one, other = decoder.copy(), decoder.copy()
+    assert one.feed(data[first + 9 :]) == codec.net.n_stages
+    assert other.feed(data[first + 9 : second - 1]) == 1
+    early.feed(data[: header + 5])
+    ends = {one: len(data), other: second - 1, decoder: first + 9, early: header + 5}
+    for each, end in ends.items():
+        assert each.picture().image.tobytes() == decode(data[:end]).image.tobytes()
+    assert one.picture().exact
+
+
 def test_byte_by_byte_as_at_once(codec: Codec, data: bytes) -> None:
     decoder = StreamingDecoder(codec)
     ends = starts(data)

@@ -1,7 +1,9 @@
 """One picture, decoded as its bytes arrive."""
 
+import copy
+
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
@@ -91,6 +93,12 @@ class PictureDecoder(Generic[L]):
         if not stream.n_decoded:
             return before
         return self.net.settle(before, latent, stream.n_decoded)
+
+    def copy(self) -> Self:
+        """Another that goes on from here; what is known so far is shared."""
+        other = copy.copy(self)
+        other._segments = list(self._segments)  # noqa: SLF001 (of its own class)
+        return other
 
     def _split(self, string: bytes) -> tuple[Guard, bytes]:
         return split_string(string, self.net.is_guarded(self.latent.stages))

@@ -1,8 +1,10 @@
 """Pictures of .uqdm files, whole, cut anywhere, or as their bytes arrive."""
 
+import copy
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -144,6 +146,16 @@ class StreamingDecoder:
                 f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
             )
         return net
+
+    def copy(self) -> Self:
+        """Another that goes on from here, as for several ends of one beginning.
+
+        What is decoded is shared, so a copy takes next to no memory or time.
+        """
+        other = copy.copy(self)
+        decoder = self._decoder and self._decoder.copy()
+        other._data, other._decoder = bytearray(self._data), decoder  # noqa: SLF001
+        return other
 
     @property
     def net(self) -> ProgressiveModel[Any] | None:
