@@ -64,6 +64,11 @@ def main(argv: list[str]) -> None:
         sent = net.config.n_timesteps - 1
         if sent < 1:
             raise ValueError(f"{args.model} has one latent stage, and no context can help")
+        if args.steps < 4 or args.pixel_steps < 1:
+            raise ValueError(
+                "expected --steps of 4 or more, a quarter of them for the first stage, and "
+                f"--pixel-steps of 1 or more, got {args.steps} and {args.pixel_steps}"
+            )
         initial = read_contexts(args.initial) if args.initial else None
         if initial and len(initial.latents) != sent:
             raise ValueError(

@@ -283,3 +283,11 @@ def test_rounding_costs_little() -> None:
     residuals = ((outputs - means) * 32).round()
     expected = floats(residuals, scales).sum().item()
     assert -likelihoods.log2().sum().item() == pytest.approx(expected, rel=2e-3)
+
+
+def test_too_few_steps(tmp_path: Path) -> None:
+    """Told before photographs are coded, which takes minutes."""
+    arguments = ["uqdm-nano", str(tmp_path), str(tmp_path / "context.npz")]
+    for few in ("--steps=3", "--pixel-steps=0"):
+        with pytest.raises(SystemExit, match="expected --steps of 4 or more"):
+            train_context.main([*arguments, few])

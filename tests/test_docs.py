@@ -26,11 +26,10 @@ def run_console(example: Example) -> None:
 
     Trainings are cut to two steps. Where a block shows no output, any will do.
     """
-    lines = example.parsed.splitlines()
-    commands = [line.removeprefix("$ ") for line in lines if line.startswith(("$ ", "  "))]
-    shown = [line for line in lines if not line.startswith(("$ ", "  "))]
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)", example.parsed, re.M)
+    shown = re.sub(r"^\$ (?:.*\\\n)*.*\n?", "", example.parsed, flags=re.M).splitlines()
     script = "\n".join(["set -e", UQDM, *commands])
-    script = re.sub(r"--steps \d+", "--steps 2", script)
+    script = re.sub(r"--steps \d{3,}", "--steps 2", script)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, f"{script}\n{done.stderr}"
     if shown:

@@ -95,18 +95,29 @@ class PictureNetwork(nn.Module):
             y = np.arange(2 * (rows.start - HALO), 2 * (rows.stop + HALO)).clip(0, H - 1)
             window = torch.from_numpy(planes[:, y[:, None], x]).float()
             with exact_floats():
-                change = self._run(F.pixel_unshuffle(window, 2))
+                sums = self.layers(F.pixel_unshuffle(window, 2))
+            change = F.pixel_shuffle(sums, 2).to(torch.int64).numpy()
             here = slice(2 * rows.start, min(2 * rows.stop, H))
             change = change[:, : here.stop - here.start, :W]
             move = change * deviations_of(guess.log_deviations[:, here])
             found[:, here] += rounded_shift(move, shift)
         return found
 
-    def _run(self, x: Tensor) -> np.ndarray:
+    def layers(self, x: Tensor) -> Tensor:
+        """The network itself, whose sums are exact.
+
+        Args:
+            x: phases of the planes, integers, float32, ``[24, h, w]``, with whatever is to
+                be seen around them: nothing is outside.
+
+        Returns:
+            what to add to the picture, in deviations, integers of ``SUM_BITS`` fractional
+            bits, float32, ``[12, h - 6, w - 6]``.
+        """
         w = dict(self.named_buffers())
         for i in range(len(LAYERS)):
             weight, bias = w[f"conv_{i}"].cpu().float(), w[f"conv_{i}_bias"].cpu().float()
             x = F.conv2d(x[None], weight, bias)[0]
             if i + 1 < len(LAYERS):
                 x = activate(x, SUM_BITS)
-        return F.pixel_shuffle(x, 2).to(torch.int64).numpy()
+        return x

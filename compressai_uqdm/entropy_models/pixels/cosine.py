@@ -26,6 +26,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from torch import Tensor
+
 from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
 from ..groups import GROUPS, group
@@ -199,6 +201,9 @@ class WindowNetwork(nn.Module):
         head, head_bias: of its outputs.
     """
 
+    bands: Tensor
+    conv_bias: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name, shape in SHAPES.items():
@@ -235,31 +240,46 @@ class WindowNetwork(nn.Module):
             less that of the deviation; int64 with 15 fractional bits, of the group's
             shape.
         """
-        w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
         _, (row, column) = GROUPS[g]
         _, H, W = planes.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
         # mirrored, pixels stay in their phase: what is not decoded yet is not seen
         across = _mirrored(np.arange(column - SIDE // 2, W + SIDE // 2), W)
         found = np.empty((2, h, n), np.int64)
-        blocks = torch.einsum("oi,ihw->ohw", w["bands"], torch.from_numpy(of_blocks))
-        blocks = blocks + w["conv_bias"][:, None, None]
+        weights, bias = self.bands[g].cpu().float(), self.conv_bias[g].cpu().float()
+        blocks = torch.einsum("oi,ihw->ohw", weights, torch.from_numpy(of_blocks))
+        blocks = blocks + bias[:, None, None]
         x = (2 * np.arange(n) + column) // 8
         for rows in bands(h, n):
             first = 2 * rows.start + row - SIDE // 2
             down = _mirrored(np.arange(first, first + 2 * (rows.stop - rows.start) + 3), H)
             window = torch.from_numpy(planes[:, down[:, None], across]).float()
-            sums = F.conv2d(window[None], w["conv"], stride=2)[0][:, :, :n]
+            window = window[:, :, : 2 * (n - 1) + SIDE]
             y = (2 * np.arange(rows.start, rows.stop) + row) // 8
-            hidden = sums[:-1] + blocks[:, y[:, None], x]
-            hidden = activate(hidden.flatten(1), SUM_BITS)
-            hidden = activate(
-                torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS
-            )
-            out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
-            out[0] += sums[-1].flatten().to(torch.int64)
-            found[:, rows] = out.reshape(2, -1, n).numpy()
+            out = self.layers(window, blocks[:, y[:, None], x], g)
+            found[:, rows] = out.to(torch.int64).numpy()
         return found[0], found[1]
+
+    def layers(self, window: Tensor, of_blocks: Tensor, g: int) -> Tensor:
+        """The network itself, whose sums are exact.
+
+        Args:
+            window: planes at and around n values of h rows, integers, float32,
+                ``[9, 2 h + 3, 2 n + 3]``.
+            of_blocks: what the bands of their blocks add to the first layer's sums, with
+                its bias, float32, ``[48, h, n]``.
+            g: number of the group.
+
+        Returns:
+            as :meth:`group`, integers, float64, ``[2, h, n]``.
+        """
+        w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
+        sums = F.conv2d(window[None], w["conv"], stride=2)[0]
+        hidden = activate((sums[:-1] + of_blocks).flatten(1), SUM_BITS)
+        hidden = activate(torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS)
+        out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).double()
+        out = out.reshape(2, *of_blocks.shape[1:])
+        return torch.stack([out[0] + sums[-1].double(), out[1]])
 
     def parts(self) -> Parts:
         """All weights."""
