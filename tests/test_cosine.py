@@ -139,10 +139,10 @@ def reference(group: Group, state: np.ndarray) -> np.ndarray:
          for name, p in group.named_parameters()}  # fmt: skip
 
     def activate(sums: np.ndarray) -> np.ndarray:
-        half, one = 1 << 9, 1 << 10
+        half, one = 1 << 7, 1 << 8
         up = (sums + half) // one
         tie = (sums + half) % one == 0  # to the even one, as PyTorch rounds
-        return np.where(tie & (up % 2 == 1), up - 1, up).clip(0, 255)
+        return np.where(tie & (up % 2 == 1), up - 1, up).clip(0, 1023)
 
     h = activate(state + w["bias"])
     h = activate(h @ w["mix"].T + w["mix_bias"])

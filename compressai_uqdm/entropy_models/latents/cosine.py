@@ -40,10 +40,10 @@ SCALE_SPAN = (0.01, 64.0)
 """Span of the scale table, in units of Delta."""
 
 # Fractional bits and bounds of the fixed-point numbers.
-WEIGHT_BITS = 10
+WEIGHT_BITS = 8
 ACTIVATION_BITS = 4
 FEATURE_MAX = 127
-HIDDEN_MAX = 255
+HIDDEN_MAX = 1023
 SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
 FACTOR_BITS = 8
 MEAN_BITS = 4
