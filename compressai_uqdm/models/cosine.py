@@ -325,6 +325,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             likelihoods of all coefficients, sent or not, float64, ``[B, 192, h, w]``, with
             gradients, and what is known then.
         """
+        for prior in self.latent_priors:
+            if not prior.has_tables:  # pictures need them; they do not depend on weights
+                prior.update()
         x = to_cosines(levels)
         words = [
             torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device)
