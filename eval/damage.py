@@ -52,12 +52,13 @@ def pixels(image: Image.Image) -> tuple[str, bytes]:
 
 def originals(photograph: Image.Image, codec: Codec) -> list[Original]:
     """Files of small pictures."""
+    first, last = codec.arithmetics[0], codec.arithmetics[-1]
     cases = [
-        ((8, 8), "RGB", "float64"),
-        ((11, 16), "L", "float64"),
-        ((13, 9), "P", "float64"),
-        ((16, 8), "1", "float64"),
-        ((9, 9), "RGB", "float32"),
+        ((8, 8), "RGB", first),
+        ((11, 16), "L", first),
+        ((13, 9), "P", first),
+        ((16, 8), "1", first),
+        ((9, 9), "RGB", last),
     ]
     found = []
     for i, (size, mode, arithmetic) in enumerate(cases):

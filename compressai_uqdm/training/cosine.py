@@ -484,6 +484,7 @@ class CosineRun:
     def _begin(self) -> None:
         """Freeze all but this phase's weights; a stage starts from the one before it."""
         self.net.requires_grad_(False)
+        torch.manual_seed(self.config.seed)  # networks that start from nothing are drawn
         T = len(self.config.widths)
         if self.phase < T:
             if self.phase and not self.config.initial:
