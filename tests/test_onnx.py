@@ -51,7 +51,7 @@ class Pixels(nn.Module):
         super().__init__()
         self.network, self.g = network, g
 
-    def forward(self, window: Tensor, of_blocks: Tensor) -> Tensor:
+    def forward(self, window: Tensor, of_blocks: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.layers(window, of_blocks, self.g)
 
 

@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from ..diffusion import levels_to_x
-from ..entropy_models.coder import StreamDecoder, StreamEncoder
+from ..entropy_models.coder import Notes, StreamDecoder, StreamEncoder
 from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
 from ..entropy_models.latents.uniform_noise import UNKNOWN, UniformNoiseConditional
 from ..entropy_models.lattice import from_lattice
 from ..entropy_models.pixels.base import PixelPrior
-from ..entropy_models.tables import PRECISION
 from .latent import Latent
 
 __all__ = ["Coder", "Decoder", "Encoder", "Estimator", "split_string"]
@@ -163,9 +162,7 @@ class Encoder(Coder):
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        assert r is not None
-        self.stream.encode(r, weights)
-        return r, np.ones(len(r), bool)
+        return self.stream.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
@@ -237,9 +234,7 @@ class Decoder(Coder):
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        r = self.stream.decode(weights)
-        there = np.arange(len(weights)) < len(r)
-        return np.pad(r, (0, len(weights) - len(r))), there
+        return self.stream.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
@@ -271,7 +266,7 @@ class Estimator(Coder):
         super().__init__(levels.shape, seed)
         self.levels, self.x = levels, levels_to_x(levels, dtype)
         self.likelihoods: dict[str, Tensor] = {}
-        self._noted: list[np.ndarray] = []
+        self._notes = Notes()
 
     def code_cells(
         self,
@@ -281,22 +276,18 @@ class Estimator(Coder):
         j: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         assert k is not None
-        self._noted.append(prior.symbol_likelihoods(k, indexes, j))
+        self._notes.note(prior.symbol_likelihoods(k, indexes, j))
         return k, np.ones(len(k), bool)
 
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        assert r is not None
-        chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
-        self._noted.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
-        return r, np.ones(len(r), bool)
+        return self._notes.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         """Likelihoods of a stage are those of the values that were sent, ``[m]``."""
-        noted = torch.from_numpy(np.concatenate(self._noted)).to(self.levels.device)
-        self.likelihoods[f"stage_{stages}"] = noted
-        self._noted = []
+        noted = torch.from_numpy(self._notes.take())
+        self.likelihoods[f"stage_{stages}"] = noted.to(self.levels.device)
 
     def latents(
         self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor

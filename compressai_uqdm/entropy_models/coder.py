@@ -11,15 +11,18 @@ they decode to and over them; it finds damage, and strings of another model.
 import zlib
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import constriction
 import numpy as np
 
 from ..errors import DamagedStringError
+from .tables import PRECISION
 
 __all__ = [
     "CutStageDecoder",
+    "Notes",
+    "PartsCoder",
     "StageDecoder",
     "StreamDecoder",
     "StreamEncoder",
@@ -39,6 +42,48 @@ def _crc_of_values(values: np.ndarray, stage: int) -> int:
 
 def _checksum(words: bytes, crc_of_values: int) -> bytes:
     return zlib.crc32(words, crc_of_values).to_bytes(4, "little")[:_CRC_BYTES]
+
+
+class PartsCoder(Protocol):
+    """Where symbols come from and go to, whichever way a picture is coded."""
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols r, ``[m]``, by a table of weights for each, ``[m, n]``.
+
+        Args:
+            r: the symbols, or None where they are to be read.
+            weights: tables as of :mod:`.tables`.
+
+        Returns:
+            the symbols, and which of them are there: a stream may end early.
+        """
+
+
+class Notes:
+    """Notes the likelihoods of symbols, as a :class:`PartsCoder`."""
+
+    def __init__(self) -> None:
+        self._noted: list[np.ndarray] = []
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Note those of symbols, ``[m]``, all of which are there."""
+        assert r is not None
+        chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
+        self.note((chosen.astype(np.float64) + 1) / (1 << PRECISION))
+        return r, np.ones(len(r), bool)
+
+    def note(self, likelihoods: np.ndarray) -> None:
+        """Note likelihoods in (0, 1], ``[m]``."""
+        self._noted.append(likelihoods)
+
+    def take(self) -> np.ndarray:
+        """All that were noted since the last time, float64, ``[m]``."""
+        noted, self._noted = self._noted, []
+        return np.concatenate(noted)
 
 
 class StreamEncoder:
@@ -67,6 +112,14 @@ class StreamEncoder:
         if len(symbols):
             weights = np.ascontiguousarray(weights, np.float32)
             self._encoder.encode(symbols.astype(np.int32), _categorical, weights)
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode symbols, ``[m]``: as of :class:`PartsCoder`."""
+        assert r is not None
+        self.encode(r, weights)
+        return r, np.ones(len(r), bool)
 
     def encode_uniform(self, symbols: np.ndarray, size: int) -> None:
         """Encode integers in 0..size-1 at equal cost."""
@@ -130,6 +183,14 @@ class StreamDecoder:
         if not len(weights):
             return np.zeros(0, np.int32)
         return self._decode(_categorical, np.ascontiguousarray(weights, np.float32))
+
+    def code_parts(
+        self, r: np.ndarray | None, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decode symbols; what is not there is 0: as of :class:`PartsCoder`."""
+        r = self.decode(weights)
+        there = np.arange(len(weights)) < len(r)
+        return np.pad(r, (0, len(weights) - len(r))), there
 
     def decode_uniform(self, count: int, size: int) -> np.ndarray:
         """Decode ``count`` integers in 0..size-1."""

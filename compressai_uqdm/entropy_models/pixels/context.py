@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from ...identity import Parts, within
-from ..coder import StreamDecoder, StreamEncoder
+from ..coder import Notes, PartsCoder, StreamDecoder, StreamEncoder
 from ..groups import GROUPS, group
 from ..integer import exact_floats, rounded_shift
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
+from . import refit
 from .base import PixelPrior
-from .network import INPUT_MAX, SUM_BITS, PixelNetwork, channel_of, padded, phases
+from .network import HIDDEN, INPUT_MAX, SUM_BITS, PixelNetwork, channel_of, padded, phases
 
 __all__ = [
     "POSITION_BITS",
@@ -97,7 +98,7 @@ class LevelTables:
         self.width, levels = width, width / (1 << POSITION_BITS)
         self.size = (width >> POSITION_BITS) + 1
         """Number of levels that an interval may hold."""
-        step = (math.log(levels) - LOG_SCALE_LOW) / (N_SCALES - 1)
+        self._step = step = (math.log(levels) - LOG_SCALE_LOW) / (N_SCALES - 1)
         scales = np.exp(LOG_SCALE_LOW + step * np.arange(N_SCALES)).astype(np.float32)
         middle = (math.log(SCALE_AT_ZERO * levels) - LOG_SCALE_LOW) / step
         self.to_index = np.array([2**20 / (step * (1 << SUM_BITS)), middle * 2**20])
@@ -121,6 +122,12 @@ class LevelTables:
         factor, summand = self.to_index
         found = rounded_shift(log_scales * factor + summand, 20)
         return found.clip(0, N_SCALES - 1)
+
+    def log_scales(self, outputs: np.ndarray) -> np.ndarray:
+        """Natural logarithms of the scales, in levels, that outputs mean."""
+        factor, summand = self.to_index / 2**20
+        index = (outputs * factor + summand).clip(0, N_SCALES - 1)
+        return LOG_SCALE_LOW + self._step * index
 
     def weights(
         self,
@@ -200,6 +207,7 @@ class ContextPixels(PixelPrior):
         yield "table", self.tables.rows.astype(np.int64)
         yield "to_index", self.tables.to_index
         yield from within("context", self.network.parts())
+        yield "steps", refit.tables().astype(np.int64)
 
     def encode_known(
         self, encoder: StreamEncoder, levels: np.ndarray, known: Known
@@ -211,12 +219,8 @@ class ContextPixels(PixelPrior):
         """
         if (levels < known.first).any() or (levels > known.last).any():
             raise ValueError("a level is outside of the interval that it must be in")
-        walk = _Walk(self.network, self.tables, known)
-        for g in range(len(GROUPS)):
-            x = group(levels, g).astype(np.int64)
-            for at, first, weights in walk.group(g):
-                encoder.encode(x.reshape(-1)[at] - first, weights)
-            walk.reveal(g, x)
+        for _ in self._code(encoder, levels, known):
+            pass
 
     def decode_known(
         self, decoder: StreamDecoder, known: Known, estimate: Callable[[], np.ndarray]
@@ -226,41 +230,51 @@ class ContextPixels(PixelPrior):
         Where the stream ends early, levels are the nearest to the estimate that their
         interval has.
         """
-        walk = _Walk(self.network, self.tables, known)
         levels = np.zeros(known.low.shape, np.uint8)
-        is_there = np.zeros(known.low.shape, bool)
-        for g in range(len(GROUPS)):
-            x = np.zeros(group(levels, g).shape, np.int64)
-            count = 0
-            for at, first, weights in walk.group(g):
-                columns = decoder.decode(weights)
-                n = len(columns)
-                x.reshape(-1)[at][:n] = first[:n] + columns
-                count += n
-            # of damaged data they may be outside
-            x = np.minimum(x, group(known.last, g))
-            group(levels, g)[...] = x
-            group(is_there, g)[...] = np.arange(x.size).reshape(x.shape) < count
-            if count < x.size:
-                break
-            walk.reveal(g, x)
+        is_there = np.zeros(levels.shape, bool)
+        for g, x, there in self._code(decoder, None, known):
+            group(levels, g)[...], group(is_there, g)[...] = x, there
         if not is_there.all():
             guess = np.rint(estimate()).astype(np.int64).clip(known.first, known.last)
             levels = np.where(is_there, levels, guess).astype(np.uint8)
         return levels
 
     def likelihoods(self, levels: np.ndarray, known: Known) -> np.ndarray:
-        """What their tables give to the levels of one picture, ``[3, H, W]``, float64."""
-        walk = _Walk(self.network, self.tables, known)
-        found = np.empty(levels.shape)
-        for g in range(len(GROUPS)):
-            x, p = group(levels, g).astype(np.int64), np.empty(group(levels, g).shape)
-            for at, first, weights in walk.group(g):
-                column = (x.reshape(-1)[at] - first)[:, None]
-                p.reshape(-1)[at] = np.take_along_axis(weights, column, 1)[:, 0] + 1
-            group(found, g)[...] = p / (1 << PRECISION)
-            walk.reveal(g, x)
+        """What their tables give to the levels of one picture, ``[3, H, W]``, float64.
+
+        What is sent of the last layer is shared among the values of its group.
+        """
+        found, notes = np.empty(levels.shape), Notes()
+        for g, x, _ in self._code(notes, levels, known):
+            of_layer, p = np.split(notes.take(), [-x.size])
+            p *= np.exp(np.log(of_layer).sum() / x.size)
+            group(found, g)[...] = p.reshape(x.shape)
         return found
+
+    def _code(
+        self, coder: PartsCoder, levels: np.ndarray | None, known: Known
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Code the levels of one picture.
+
+        Args:
+            coder: where symbols come from and go to.
+            levels: ``[3, H, W]``, or None where they are to be read.
+            known: of the picture.
+
+        Yields:
+            a group, its levels, int64, ``[h, w]``, and which of them are there: a stream
+            may end early.
+        """
+        walk = _Walk(self.network, self.tables, known)
+        for g in range(len(GROUPS)):
+            if not group(known.low, g).size:
+                continue
+            target = None if levels is None else group(levels, g).astype(np.int64)
+            x, there = walk.code(coder, g, target)
+            yield g, x, there
+            if not there.all():
+                break
+            walk.reveal(g, x)
 
 
 class _Walk:
@@ -289,22 +303,58 @@ class _Walk:
         self._inside = inside
         self._guess = phases(middle) + change
 
-    def group(self, g: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Tables of a group: which values, their first levels, and their tables."""
-        first, last = group(self.first, g), group(self.last, g)
-        if not first.size:
-            return
+    def code(
+        self, coder: PartsCoder, g: int, levels: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code a group: its levels, int64, ``[h, w]``, and which of them are there."""
+        shape = group(self.first, g).shape
+        here = tuple(slice(side) for side in shape)
+        first, last = (group(ends, g).reshape(-1) for ends in (self.first, self.last))
+        target = None if levels is None else levels.reshape(-1)
         with exact_floats():
-            move, log_scales = self.network.group(self._picture, self._shared, g)
-        here = tuple(slice(side) for side in first.shape)
-        guess = self._guess[channel_of(g)][here] * (LOCATION_POINTS // _UNIT)
+            hidden, out = self.network.group(self._picture, self._shared, g)
+        hidden, out = (a[:, *here].reshape(len(a), -1) for a in (hidden, out))
+        guess = self._guess[channel_of(g)][here].reshape(-1) * (LOCATION_POINTS // _UNIT)
         per_level = SUM_BITS - (4 * LOCATION_POINTS).bit_length() + 1
-        locations = (guess + rounded_shift(move[here], per_level)).reshape(-1)
-        indexes = self.tables.indexes(log_scales[here]).reshape(-1)
-        first, last = first.reshape(-1), last.reshape(-1)
-        for at in TabledEntropyModel.chunks(0, len(first), self.tables.size):
-            weights = self.tables.weights(locations[at], indexes[at], first[at], last[at])
-            yield at, first[at], weights
+        found, there = first.copy(), np.zeros(len(first), bool)
+        steps = None
+        if target is not None:
+            location = guess + out[0] / (1 << per_level)
+            steps = refit.fit(hidden, self._cells(target, first, last, location, out[1]))
+        steps, all_there = refit.code(coder, steps, HIDDEN)
+        if all_there:
+            out += refit.added(steps, hidden, SUM_BITS)
+            locations = guess + rounded_shift(out[0], per_level)
+            indexes = self.tables.indexes(out[1])
+            for at in TabledEntropyModel.chunks(0, len(first), self.tables.size):
+                weights = self.tables.weights(
+                    locations[at], indexes[at], first[at], last[at]
+                )
+                columns = None if target is None else target[at] - first[at]
+                columns, there[at] = coder.code_parts(columns, weights)
+                # of damaged data they may be outside
+                found[at] = np.minimum(first[at] + columns, last[at])
+        return found.reshape(shape), there.reshape(shape)
+
+    def _cells(
+        self,
+        levels: np.ndarray,
+        first: np.ndarray,
+        last: np.ndarray,
+        locations: np.ndarray,
+        log_scales: np.ndarray,
+    ) -> refit.Cells:
+        """Levels as the network places them: what its last layer is refitted to."""
+        arrays = (
+            levels - 0.5,
+            levels + 0.5,
+            first - 0.5,
+            last + 0.5,
+            locations / LOCATION_POINTS,
+            np.full(len(levels), 4.0),
+            self.tables.log_scales(log_scales),
+        )
+        return refit.Cells(*map(torch.from_numpy, arrays))
 
     def reveal(self, g: int, levels: np.ndarray) -> None:
         """Take note of the levels of a group."""

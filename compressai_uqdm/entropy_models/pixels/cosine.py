@@ -14,7 +14,8 @@ around each:
     errors decoded so far ───────────────── linear 5x5 ─────────────────────►+
                                                               location, log scale
 
-Weights and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..integer`).
+The 1x1 on the right is refitted to the picture by its encoder (:mod:`.refit`). Weights
+and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..integer`).
 """
 
 import math
@@ -44,6 +45,7 @@ from ..integer import (
 from ..latents.cosine import SymbolCoder
 from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
 from ..tables import PRECISION
+from . import refit
 
 __all__ = ["CosinePixels", "Guess", "WindowNetwork", "deviations_of"]
 
@@ -227,7 +229,7 @@ class WindowNetwork(nn.Module):
     def group(
         self, planes: np.ndarray, of_blocks: np.ndarray, g: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at all values of one group.
+        """Run the network at all m values of one group.
 
         Args:
             planes: errors so far, and those of :meth:`Guess.planes`, int16,
@@ -236,15 +238,16 @@ class WindowNetwork(nn.Module):
             g: number of the group.
 
         Returns:
-            what to move the guess by, in deviations; and the logarithm of the scale,
-            less that of the deviation; int64 with 15 fractional bits, of the group's
-            shape.
+            hidden activations, int16, ``[48, m]``; and what to move the guess by, in
+            deviations, and the logarithm of the scale, less that of the deviation,
+            int64 with 15 fractional bits, ``[2, m]``.
         """
         _, (row, column) = GROUPS[g]
         _, H, W = planes.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
         # mirrored, pixels stay in their phase: what is not decoded yet is not seen
         across = _mirrored(np.arange(column - SIDE // 2, W + SIDE // 2), W)
+        hidden = np.empty((HIDDEN, h, n), np.int16)
         found = np.empty((2, h, n), np.int64)
         weights, bias = self.bands[g].cpu().float(), self.conv_bias[g].cpu().float()
         blocks = torch.einsum("oi,ihw->ohw", weights, torch.from_numpy(of_blocks))
@@ -256,11 +259,11 @@ class WindowNetwork(nn.Module):
             window = torch.from_numpy(planes[:, down[:, None], across]).float()
             window = window[:, :, : 2 * (n - 1) + SIDE]
             y = (2 * np.arange(rows.start, rows.stop) + row) // 8
-            out = self.layers(window, blocks[:, y[:, None], x], g)
-            found[:, rows] = out.to(torch.int64).numpy()
-        return found[0], found[1]
+            inside, out = self.layers(window, blocks[:, y[:, None], x], g)
+            hidden[:, rows], found[:, rows] = inside.numpy(), out.numpy()
+        return hidden.reshape(HIDDEN, -1), found.reshape(2, -1)
 
-    def layers(self, window: Tensor, of_blocks: Tensor, g: int) -> Tensor:
+    def layers(self, window: Tensor, of_blocks: Tensor, g: int) -> tuple[Tensor, Tensor]:
         """The network itself, whose sums are exact.
 
         Args:
@@ -271,7 +274,7 @@ class WindowNetwork(nn.Module):
             g: number of the group.
 
         Returns:
-            as :meth:`group`, integers, float64, ``[2, h, n]``.
+            as :meth:`group`, integers, float32, ``[48, h, n]``, and float64, ``[2, h, n]``.
         """
         w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
         sums = F.conv2d(window[None], w["conv"], stride=2)[0]
@@ -279,7 +282,8 @@ class WindowNetwork(nn.Module):
         hidden = activate(torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS)
         out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).double()
         out = out.reshape(2, *of_blocks.shape[1:])
-        return torch.stack([out[0] + sums[-1].double(), out[1]])
+        out = torch.stack([out[0] + sums[-1].double(), out[1]])
+        return hidden.reshape(of_blocks.shape), out
 
     def parts(self) -> Parts:
         """All weights."""
@@ -313,6 +317,7 @@ class CosinePixels(UniformNoiseConditional):
         yield from zip(("deviations", "inverses"), deviations())
         yield "to_entry", np.array(_to_entry())
         yield from within("network", self.network.parts())
+        yield "steps", refit.tables().astype(np.int64)
 
     @torch.no_grad()
     def code(
@@ -336,27 +341,37 @@ class CosinePixels(UniformNoiseConditional):
         found = found.clip(0, LEVELS - 1).astype(np.uint8)
         factor, base = _to_entry()
         for g in range(len(GROUPS)):
-            position = group(guess.positions, g).astype(np.int64)
-            if not position.size:
+            here = group(guess.positions, g)
+            if not here.size:
                 continue
-            log_deviation = group(guess.log_deviations, g).astype(np.int64)
+            position = here.astype(np.int64).reshape(-1)
+            log_deviation = group(guess.log_deviations, g).astype(np.int64).reshape(-1)
+            deviation = deviations_of(log_deviation)
             with exact_floats():
-                move, log_scale = self.network.group(seen, of_blocks, g)
+                hidden, out = self.network.group(seen, of_blocks, g)
+            out[1] += log_deviation << (SUM_BITS - INPUT_BITS)
+            target = steps = None
+            if levels is not None:
+                target = group(levels, g).reshape(-1).astype(np.int64)
+                steps = refit.fit(hidden, _cells(target, position, deviation, out))
+            steps, all_there = refit.code(coder, steps, HIDDEN)
+            if not all_there:
+                break
+            if steps.any():
+                out += refit.added(steps, hidden, SUM_BITS)
             shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
-            at = (position << shift) + move * deviations_of(log_deviation)
+            at = (position << shift) + out[0] * deviation
             at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
-            log_scale += log_deviation << (SUM_BITS - INPUT_BITS)
-            entry = rounded_shift(log_scale * factor + base, 24).clip(0, SCALE_LEVELS - 1)
-            target = None if levels is None else group(levels, g).reshape(-1).astype(int)
-            at = at.clip(0, POINTS * (LEVELS - 1)).reshape(-1)
-            x, there = self._code_group(coder, target, at, entry.reshape(-1))
-            group(found, g)[...] = x.reshape(position.shape)
+            at = at.clip(0, POINTS * (LEVELS - 1))
+            entry = rounded_shift(out[1] * factor + base, 24).clip(0, SCALE_LEVELS - 1)
+            x, there = self._code_group(coder, target, at, entry)
+            group(found, g)[...] = x.reshape(here.shape)
             if not there.all():
                 break
-            error = (x.reshape(position.shape) << POSITION_BITS) - position
-            error *= inverse[log_deviation - _LOWEST]
+            error = ((x << POSITION_BITS) - position) * inverse[log_deviation - _LOWEST]
             error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
-            group(seen, g)[...] = error.clip(-INPUT_MAX, INPUT_MAX)
+            error = error.clip(-INPUT_MAX, INPUT_MAX)
+            group(seen, g)[...] = error.reshape(here.shape)
         return found
 
     def _code_group(
@@ -402,6 +417,26 @@ def _to_entry() -> tuple[int, int]:
     low, high = (math.log(scale) for scale in SCALE_SPAN)
     per_entry = (high - low) / (SCALE_LEVELS - 1)
     return round(2.0 ** (24 - SUM_BITS) / per_entry), round(-low / per_entry * 2**24)
+
+
+def _cells(
+    levels: np.ndarray, position: np.ndarray, deviation: np.ndarray, out: np.ndarray
+) -> refit.Cells:
+    """Levels as the network places them: what its last layer is refitted to."""
+    x, infinity = torch.from_numpy(levels).double(), torch.inf
+    unit = torch.from_numpy(deviation).double() / (1 << DEVIATION_BITS)
+    move, log_deviation = torch.from_numpy(out).double() / (1 << SUM_BITS)
+    low, high = (math.log(scale) for scale in SCALE_SPAN)
+    anywhere = torch.full_like(x, infinity)
+    return refit.Cells(
+        below=(x - 0.5).where(x > 0, -infinity),
+        above=(x + 0.5).where(x < LEVELS - 1, infinity),
+        first=-anywhere,
+        last=anywhere,
+        locations=torch.from_numpy(position).double() / (1 << POSITION_BITS) + move * unit,
+        units=unit,
+        log_scales=log_deviation.clamp(low, high) + math.log(math.sqrt(3) / math.pi),
+    )
 
 
 def _fold(weights: np.ndarray, first: np.ndarray, last: np.ndarray) -> None:

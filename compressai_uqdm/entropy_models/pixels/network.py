@@ -22,6 +22,7 @@ from ..integer import (
 )
 
 __all__ = [
+    "HIDDEN",
     "INPUT_BITS",
     "INPUT_MAX",
     "SUM_BITS",
@@ -65,6 +66,8 @@ class PixelNetwork(nn.Module):
         levels decoded so far, ─┐  3x3                          ▼   │   for each
         guesses of the others  ─┴────► 32 channels ───────────► + ReLU ─► 1x1 ReLU ─► 1x1
                                   └──────────── linear ──────────────► + location, scale
+
+    The last 1x1 is refitted to the picture by its encoder (:mod:`.refit`).
 
     Args:
         planes: number of planes beside the guess.
@@ -154,7 +157,7 @@ class PixelNetwork(nn.Module):
     def group(
         self, picture: np.ndarray, shared: np.ndarray, g: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at all values of one group.
+        """Run the network at all values of one group, and at phases without a value.
 
         Args:
             picture: as of :meth:`improve`, with levels where they are decoded.
@@ -162,11 +165,12 @@ class PixelNetwork(nn.Module):
             g: number of the group.
 
         Returns:
-            what to move the guess by, 15 fractional bits, of four levels; and the
-            logarithm of the scale, less that which 0 means, 15 fractional bits; int64,
-            ``[h, w]``.
+            hidden activations, int16, ``[32, h, w]``; and what to move the guess by, of
+            four levels, and the logarithm of the scale, less that which 0 means, int64
+            with 15 fractional bits, ``[2, h, w]``.
         """
         w = {name: weight[g] for name, weight in self._weights(of_groups=True).items()}
+        seen = np.empty((HIDDEN, *shared.shape[1:]), np.int16)
         found = np.empty((2, *shared.shape[1:]), np.int64)
         for rows in bands(*shared.shape[1:]):
             sums = F.conv2d(_band(picture, rows), w["conv"])[0].flatten(1)
@@ -178,8 +182,9 @@ class PixelNetwork(nn.Module):
             )
             out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
             out[0] += sums[-1].to(torch.int64)
+            seen[:, rows] = hidden.reshape(HIDDEN, -1, shared.shape[2]).numpy()
             found[:, rows] = out.reshape(2, -1, shared.shape[2]).numpy()
-        return found[0], found[1]
+        return seen, found
 
     def parts(self) -> Parts:
         """All weights."""
