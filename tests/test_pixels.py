@@ -22,6 +22,7 @@ from compressai_uqdm.codec.latent import Latent
 from compressai_uqdm.codec.streaming import PictureDecoder
 from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.diffusion import DiffusionConfig, NoiseSchedule, levels_to_x
+from compressai_uqdm.entropy_models import steps as small_steps
 from compressai_uqdm.entropy_models.coder import (
     CutStageDecoder,
     Notes,
@@ -359,7 +360,7 @@ def bits_of(steps: np.ndarray, hidden: np.ndarray, cells: refit.Cells) -> float:
 
 def test_tables_of_steps_are_not_near_the_middle_between_integers() -> None:
     """Where another library's power could be rounded otherwise."""
-    x = (np.arange(-127, 127) + 0.5) / refit.SPREADS[:, None]
+    x = (np.arange(-127, 127) + 0.5) / small_steps.SPREADS[:, None]
     values = scipy.stats.logistic.cdf(x) * (2**24 - 255)
     inside = (values > 1) & (values < 2**24 - 256)
     assert np.abs(values - np.floor(values) - 0.5)[inside].min() > 1e-6

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..entropy_models import logistic
 from ..entropy_models.groups import GROUPS
 from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
 from ..entropy_models.pixels.network import (
@@ -174,9 +175,8 @@ def in_phases(plane: Tensor) -> Tensor:
 
 def log_mass(location: Tensor, scale: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Logarithm of the logistic's mass from half a level below to half a level above."""
-    above, below = (last + 0.5 - location) / scale, (first - 0.5 - location) / scale
-    difference = torch.log(-torch.expm1((below - above).clamp(max=-1e-6)))
-    return F.logsigmoid(above) + F.logsigmoid(-below) + difference
+    ends = (first - 0.5 - location) / scale, (last + 0.5 - location) / scale
+    return logistic.log_mass(*ends)
 
 
 def _activated(sums: Tensor) -> Tensor:

@@ -29,9 +29,13 @@ from torch import Tensor
 
 from ...basis import GROUPS
 from ...identity import Parts
+from .. import steps
+from ..coder import PartsCoder
 from ..integer import exact_floats
+from ..logistic import log_mass
 from ..nested import POINTS, NestedGrid
 from ..tables import PRECISION
+from . import scales
 from .uniform_noise import UniformNoiseConditional
 
 __all__ = ["CosineConditional", "Known", "SymbolCoder"]
@@ -71,7 +75,7 @@ class Known(NamedTuple):
     variances: Tensor  # int32; of what they are around it, in 1/2^20 of its square
 
 
-class SymbolCoder(Protocol):
+class SymbolCoder(PartsCoder, Protocol):
     """Where the symbols of a group come from and go to."""
 
     def code_cells(
@@ -86,11 +90,6 @@ class SymbolCoder(Protocol):
         Returns:
             the symbols, and which of them are there: a stream may end early.
         """
-
-    def code_parts(
-        self, r: np.ndarray | None, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Parts r of known cells, by a table of weights for each, ``[m, ratio]``."""
 
 
 class _Rounded(torch.autograd.Function):
@@ -373,8 +372,8 @@ class CosineConditional(UniformNoiseConditional):
     def _shrink(self) -> Tensor:
         """The share of a residual that is the value's and not the noise's, by entry."""
         low, high = (math.log(scale) for scale in SCALE_SPAN)
-        scales = np.exp(np.linspace(low, high, 128)).astype(np.float32).astype(np.float64)
-        return torch.from_numpy(scales**2 / (scales**2 + 1 / 12)).to(self.spread.device)
+        scale = np.exp(np.linspace(low, high, 128)).astype(np.float32).astype(np.float64)
+        return torch.from_numpy(scale**2 / (scale**2 + 1 / 12)).to(self.spread.device)
 
     # ---- coding ----
 
@@ -387,6 +386,7 @@ class CosineConditional(UniformNoiseConditional):
     def parts(self) -> Parts:
         yield from super().parts()
         yield "first_sent", np.array(self.first_sent)
+        yield "steps", steps.tables().astype(np.int64)
         for name, factor in zip(("points", "entries", "base"), self._factors()):
             yield name, factor.cpu().numpy()
         yield "neighbours", np.rint(self.neighbours.detach().cpu().numpy() * 2**WEIGHT_BITS)
@@ -415,7 +415,7 @@ class CosineConditional(UniformNoiseConditional):
         B, C, h, w = grid.middle.shape
         board = Checkerboard(B, h, w, self.spread.device)
         middle = _by_block(grid.middle)
-        first, sent_before = np.zeros(0), np.zeros(middle.shape, bool)
+        first, sent_before = np.zeros_like(middle), np.zeros(middle.shape, bool)
         if before is not None:
             first = _by_block(grid.first_in(before.cells))
             sent_before = _by_block(before.sent)
@@ -426,6 +426,7 @@ class CosineConditional(UniformNoiseConditional):
         )
         sent, entries = np.zeros(middle.shape, bool), np.zeros(middle.shape, np.uint8)
         rows = [rows.cpu().numpy()[:, None] for rows in board.rows]
+        moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
 
         def reveal(
             colour: int, channels: slice, location: Tensor, index: Tensor
@@ -433,28 +434,42 @@ class CosineConditional(UniformNoiseConditional):
             at = rows[colour], np.arange(channels.start, channels.stop)
             both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
             entry = both[1].clip(0, 127)
-            locations[at], entries[at] = both[0], entry
             offset = both[0] - middle[at]
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
-
             is_part = sent_before[at]
+            is_cell = (entry >= self.first_sent) & ~is_part
+
+            image = rows[colour][:, 0] // (h * w)
+            if colour == 0:  # the other colour's scales move likewise
+                wanted: list[list[np.ndarray] | None] = [None] * B
+                if target is not None:
+                    of_group = target[at], first[at], offset, entry, is_part, is_cell
+                    wanted = [
+                        [self._fit_scales(grid.ratio, *(a[image == b] for a in of_group))]
+                        for b in range(B)
+                    ]
+                n = len(at[1])
+                found_moves = [steps.code(coder, moves, [n])[0][0] for moves in wanted]
+                moves[channels.start] = np.stack(found_moves)
+            moved = (entry + moves[channels.start][image]).clip(0, 127)
+
             if is_part.any():
                 start = first[at][is_part]
                 r = None if target is None else target[at][is_part] - start
                 weights = self.part_weights(
-                    offset[is_part], start, entry[is_part], grid.ratio
+                    offset[is_part], start, moved[is_part], grid.ratio
                 )
                 r, there[is_part] = coder.code_parts(r, weights)
                 cell[is_part] = start + r
 
-            is_cell = (entry >= self.first_sent) & ~is_part
             nearest = (offset[is_cell] + POINTS // 2) // POINTS
             j = offset[is_cell] - POINTS * nearest
             k = None if target is None else target[at][is_cell] - nearest
-            k, there[is_cell] = coder.code_cells(self, k, entry[is_cell], j)
+            k, there[is_cell] = coder.code_cells(self, k, moved[is_cell], j)
             cell[is_cell] = nearest + k
 
-            found[at], sent[at] = cell, there
+            found[at], sent[at], locations[at] = cell, there, both[0]
+            entries[at] = np.where(there, moved, entry)
             values = torch.from_numpy(POINTS * cell + middle[at]).to(location)
             return values, torch.from_numpy(there).to(location.device)
 
@@ -476,6 +491,42 @@ class CosineConditional(UniformNoiseConditional):
             for plane in (found, sent, means, variances)
         )
         return Known(*(plane.to(grid.middle.device) for plane in planes))
+
+    def _fit_scales(
+        self,
+        ratio: int,
+        cells: np.ndarray,
+        first: np.ndarray,
+        offset: np.ndarray,
+        entry: np.ndarray,
+        is_part: np.ndarray,
+        is_cell: np.ndarray,
+    ) -> np.ndarray:
+        """Entries to move the scales of a group by, ``[n]``, of one image.
+
+        Args:
+            ratio: parts of a known cell.
+            cells: those that hold the coefficients, ``[N, n]``, as all that follow.
+            first: where a part is sent, the first cell that it may be.
+            offset: the location, from the middle of cell 0.
+            entry: of the scale table.
+            is_part: where a part of a known cell is sent.
+            is_cell: where a cell is.
+        """
+        sent = is_part | is_cell
+        below = POINTS * cells - POINTS // 2 - offset
+        start = POINTS * first - POINTS // 2 - offset
+        low, high = (math.log(scale) for scale in SCALE_SPAN)
+        per_entry = (high - low) / 127
+        values = (
+            sent.nonzero()[1],
+            below[sent],
+            below[sent] + POINTS,
+            np.where(is_part, start, -np.inf)[sent],
+            np.where(is_part, start + POINTS * ratio, np.inf)[sent],
+            low + entry[sent] * per_entry + math.log(POINTS * 3**0.5 / math.pi),
+        )
+        return scales.fit(scales.Sent(*values), cells.shape[1], per_entry)
 
     def teach(
         self, grid: NestedGrid, before: Known | None, cells: Tensor
@@ -508,15 +559,15 @@ class CosineConditional(UniformNoiseConditional):
         ) -> tuple[Tensor, Tensor]:
             v = target[colour][:, channels].double()
             s = torch.exp(low + index * ((high - low) / 127)) * (POINTS * 3**0.5 / math.pi)
-            p = _mass((v - POINTS / 2 - location) / s, (v + POINTS / 2 - location) / s)
+            p = log_mass((v - POINTS / 2 - location) / s, (v + POINTS / 2 - location) / s)
             sent = index >= self.first_sent
             if before is not None:
                 start = starts[colour][:, channels].double()
                 end = start + POINTS * grid.ratio
                 inside = location.clamp(start - TAILS * s, end + TAILS * s)
-                part = _mass(
+                part = log_mass(
                     (v - POINTS / 2 - inside) / s, (v + POINTS / 2 - inside) / s
-                ) - _mass((start - inside) / s, (end - inside) / s)
+                ) - log_mass((start - inside) / s, (end - inside) / s)
                 is_part = was_sent[colour][:, channels]
                 p = torch.where(is_part, part, p)
                 sent = sent | is_part
@@ -593,13 +644,13 @@ class CosineConditional(UniformNoiseConditional):
             variance = (windows @ squares) / total - mean**2 + inside
             means.append(np.rint(mean).astype(np.int32))
             variances.append(np.rint(variance * unit).astype(np.int32))
-        scales = self.scale_table.cpu().numpy().astype(np.float64)
+        scale = self.scale_table.cpu().numpy().astype(np.float64)
         return MomentTable(
             np.concatenate(means),
             np.concatenate(variances),
             np.cumsum([0, *(len(row) for row in means[:-1])]),
             reach,
-            np.rint(scales**2 * VARIANCE_UNITS).clip(max=MAX_VARIANCE).astype(np.int32),
+            np.rint(scale**2 * VARIANCE_UNITS).clip(max=MAX_VARIANCE).astype(np.int32),
         )
 
     def part_weights(
@@ -615,8 +666,8 @@ class CosineConditional(UniformNoiseConditional):
         at = (edges - location[:, None] + R[:, None]).clip(0, 2 * R[:, None])
         mass = np.diff(cdf[entry[:, None], at].astype(np.int64), axis=1) + 1
         total = mass.cumsum(1)
-        steps = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
-        return np.diff(steps, axis=1, prepend=0).astype(np.float32)
+        edges = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
+        return np.diff(edges, axis=1, prepend=0).astype(np.float32)
 
 
 class MomentTable(NamedTuple):
@@ -646,10 +697,3 @@ def cdf_half_width(prior: UniformNoiseConditional) -> np.ndarray:
 def _magnitude(points: Tensor) -> Tensor:
     table = _magnitudes(points.device)
     return table[points.abs().clamp(max=len(table) - 1).long()].to(points)
-
-
-def _mass(a: Tensor, b: Tensor) -> Tensor:
-    """Logarithm of the logistic's mass between a < b, stable in the tails."""
-    # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b))
-    log_p = nn.functional.logsigmoid(b) + nn.functional.logsigmoid(-a)
-    return log_p + torch.log(-torch.expm1((a - b).clamp(max=-1e-9)))

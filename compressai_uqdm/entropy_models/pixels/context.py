@@ -26,6 +26,7 @@ from ...identity import Parts, within
 from ..coder import Notes, PartsCoder, StreamDecoder, StreamEncoder
 from ..groups import GROUPS, group
 from ..integer import exact_floats, rounded_shift
+from ..steps import tables as steps_tables
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
 from . import refit
@@ -207,7 +208,7 @@ class ContextPixels(PixelPrior):
         yield "table", self.tables.rows.astype(np.int64)
         yield "to_index", self.tables.to_index
         yield from within("context", self.network.parts())
-        yield "steps", refit.tables().astype(np.int64)
+        yield "steps", steps_tables().astype(np.int64)
 
     def encode_known(
         self, encoder: StreamEncoder, levels: np.ndarray, known: Known

@@ -44,6 +44,7 @@ from ..integer import (
 )
 from ..latents.cosine import SymbolCoder
 from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
+from ..steps import tables as steps_tables
 from ..tables import PRECISION
 from . import refit
 
@@ -317,7 +318,7 @@ class CosinePixels(UniformNoiseConditional):
         yield from zip(("deviations", "inverses"), deviations())
         yield "to_entry", np.array(_to_entry())
         yield from within("network", self.network.parts())
-        yield "steps", refit.tables().astype(np.int64)
+        yield "steps", steps_tables().astype(np.int64)
 
     @torch.no_grad()
     def code(

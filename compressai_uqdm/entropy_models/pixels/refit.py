@@ -2,23 +2,14 @@ r"""The last layer of a network of pixels, refitted to one picture.
 
 A network has seen other photographs; a picture has its own grain, sharpness and colours.
 Before the values of a group, its encoder may send what to add to the group's last layer,
-in whole steps: of its two biases, of its weights for locations, and for scales. Both sides
-then go on with outputs
+in whole steps (:mod:`..steps`): of its two biases, of its weights for locations, and for
+scales. Both sides then go on with outputs
 
     o_r = w_r a + b_r + Delta_r a + delta_r,    r of location and log scale,
 
 a the hidden activations. The encoder finds the steps by Newton's method on the bits of the
-group, less what they cost (:func:`fit`); so fitted, the last layer of a network of 48
-hidden channels saves a photograph 1.5% of its bits and costs it 0.1%.
-
-Adapting a decoder's network by what is sent with the picture is known from Strümpler et
-al., "Implicit Neural Representations for Image Compression" (ECCV 2022), and van Rozendaal
-et al., "Overfitting for Fun and Profit" (ICLR 2021); here a layer is linear in what is
-sent, and the fit a matter of two small systems of equations.
+group, less what they cost (:func:`fit`).
 """
-
-import functools
-import math
 
 from typing import NamedTuple
 
@@ -29,19 +20,14 @@ from torch import Tensor
 
 from ..coder import PartsCoder
 from ..integer import HIDDEN_BITS
-from ..tables import PRECISION, logistic_cdf, quantize_cdf, symbol_weights
+from ..logistic import log_mass
+from ..steps import STEPS_MAX, cost
+from ..steps import code as code_steps
 
-__all__ = ["Cells", "added", "code", "fit", "tables"]
+__all__ = ["Cells", "added", "code", "fit"]
 
 STEP_BITS = 5
 """Fractional bits of a step, of the outputs' units."""
-
-STEPS_MAX = 127
-"""Steps in either direction: sums of them stay far below 2^24."""
-
-SPREADS = 0.05 * 1.6 ** np.arange(16)
-"""Scales, in steps, of the logistics that steps are coded with; by the first, zeros cost
-next to nothing."""
 
 _SAMPLE = 1 << 15  # values that a fit looks at
 _ITERATIONS = 2  # a third saves another 0.02%
@@ -74,14 +60,6 @@ class Cells(NamedTuple):
     """Natural logarithm of the logistic's scale, in levels."""
 
 
-@functools.cache
-def tables() -> np.ndarray:
-    """Weights of the steps -127..127 for each spread, float32, ``[16, 255]``."""
-    edges = np.arange(-STEPS_MAX, STEPS_MAX) + 0.5
-    cdf = logistic_cdf(edges / SPREADS[:, None])
-    return symbol_weights(quantize_cdf(cdf, 2 * STEPS_MAX + 1))
-
-
 def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
     """What steps add to the outputs.
 
@@ -101,13 +79,9 @@ def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
 # ---- coding ----
 
 
-def _parts(steps: np.ndarray) -> list[np.ndarray]:
+def _vectors(steps: np.ndarray) -> list[np.ndarray]:
     """What has a spread of its own: biases, weights of locations, weights of scales."""
     return [steps[:, -1], steps[0, :-1], steps[1, :-1]]
-
-
-def _uniform(n: int) -> np.ndarray:
-    return np.full((1, n), (1 << PRECISION) // n - 1, np.float32)
 
 
 def code(coder: PartsCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarray, bool]:
@@ -121,37 +95,13 @@ def code(coder: PartsCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarra
     Returns:
         the steps, int64, and whether all of them were there.
     """
+    given = None if steps is None else _vectors(steps)
     found = np.zeros((2, n + 1), np.int64)
-    is_any, there = coder.code_parts(
-        None if steps is None else np.array([int(steps.any())]), _uniform(2)
-    )
-    if not there.all() or not is_any[0]:
-        return found, bool(there.all())
-    given = [None] * 3 if steps is None else _parts(steps)
-    for part, values in zip(_parts(found), given):
-        spread = None if values is None else np.array([_cheapest(values)[1]])
-        spread, there = coder.code_parts(spread, _uniform(len(SPREADS)))
-        if not there.all():
-            return found, False
-        weights = np.repeat(tables()[spread], len(part), 0)
-        symbols = None if values is None else values + STEPS_MAX
-        symbols, there = coder.code_parts(symbols, weights)
-        part[:] = np.where(there, symbols - STEPS_MAX, 0)
-        if not there.all():
-            return found, False
-    return found, True
-
-
-def _cheapest(values: np.ndarray) -> tuple[float, int]:
-    """Bits of steps by the spread that suits them best, and which that is."""
-    bits = -np.log2((tables()[:, values + STEPS_MAX] + 1.0) / (1 << PRECISION)).sum(1)
-    return float(bits.min()), int(bits.argmin())
-
-
-def _cost(steps: np.ndarray) -> float:
-    """Nats of steps."""
-    bits = sum(_cheapest(part)[0] + math.log2(len(SPREADS)) for part in _parts(steps))
-    return bits * math.log(2)
+    places = _vectors(found)
+    vectors, there = code_steps(coder, given, [len(place) for place in places])
+    for place, vector in zip(places, vectors):
+        place[:] = vector
+    return found, there
 
 
 # ---- fitting ----
@@ -182,7 +132,7 @@ def fit(hidden: np.ndarray, cells: Cells) -> np.ndarray:
         steps = np.rint(change.numpy() * (1 << STEP_BITS)).astype(np.int64)
         steps = steps.clip(-STEPS_MAX, STEPS_MAX)
         after = _nats(torch.from_numpy(steps / (1 << STEP_BITS)), a, cells)
-        saved = every * (before - after) - _cost(steps)
+        saved = every * (before - after) - cost(_vectors(steps))
         if saved > most:
             best, most = steps, saved
     return best
@@ -198,16 +148,9 @@ def _at(change: Tensor, a: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
 def _nats(change: Tensor, a: Tensor, cells: Cells) -> float:
     """What the levels cost then."""
     locations, scales = _at(change, a, cells)
-    inside = _log_mass(cells.below, cells.above, locations, scales)
-    return (_log_mass(cells.first, cells.last, locations, scales) - inside).sum().item()
-
-
-def _log_mass(low: Tensor, high: Tensor, locations: Tensor, scales: Tensor) -> Tensor:
-    """Logarithm of a logistic's mass in an interval."""
-    u, v = _ends(low, high, locations, scales)
-    difference = torch.log(-torch.expm1((u - v).clamp(max=-1e-9)))
-    logsigmoid = torch.nn.functional.logsigmoid
-    return logsigmoid(v) + logsigmoid(-u) + difference
+    inside = log_mass(*_ends(cells.below, cells.above, locations, scales))
+    known = log_mass(*_ends(cells.first, cells.last, locations, scales))
+    return (known - inside).sum().item()
 
 
 def _ends(

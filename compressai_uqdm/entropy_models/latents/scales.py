@@ -1,0 +1,89 @@
+"""Scales of a stage in the cosine basis, moved for one picture.
+
+Entries of the scale table that a network gives are right for photographs on the whole.
+Of one picture an encoder may tell, for every coefficient, by how many entries those that
+are sent should be moved (:mod:`..steps`): about 1% of a stage's bits.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from torch import Tensor
+
+from ..logistic import log_mass
+from ..steps import STEPS_MAX, cost
+
+__all__ = ["Sent", "fit"]
+
+_TRIED = 4 * np.arange(-4, 5)  # entries
+_SAMPLE = 1 << 14  # values that a fit looks at
+_LEAST = 2.0  # nats that a move must save: about what it costs
+_FAR = 1e4  # scales: as good as infinitely far
+
+
+class Sent(NamedTuple):
+    """Values of a group that are sent, ``[m]`` each; places are from the location."""
+
+    channels: np.ndarray
+    """Which coefficient of the group, integers."""
+
+    below: np.ndarray
+    """Lower end of its cell."""
+
+    above: np.ndarray
+    """Upper end of it."""
+
+    first: np.ndarray
+    """Lower end of what it was known to be in; -inf where nothing was known."""
+
+    last: np.ndarray
+    """Upper end of that."""
+
+    log_scales: np.ndarray
+    """Natural logarithm of the logistic's scale."""
+
+
+def fit(sent: Sent, n: int, per_entry: float) -> np.ndarray:
+    """Entries to move the scales by, all 0 where that would not pay.
+
+    Args:
+        sent: the values.
+        n: coefficients of the group.
+        per_entry: logarithm of the ratio of an entry's scale to that before.
+
+    Returns:
+        int64, ``[n]``.
+    """
+    every = max(1, -(-len(sent.channels) // _SAMPLE))
+    channels = sent.channels[::every]
+    below, above, first, last, log_scales = (
+        torch.from_numpy(values[::every].astype(np.float32)) for values in sent[1:]
+    )
+
+    def nats(steps: np.ndarray) -> np.ndarray:
+        """What the values of each coefficient cost with scales so moved."""
+        moved = torch.from_numpy((steps * per_entry).astype(np.float32))[channels]
+        shrink = torch.exp(-(log_scales + moved))
+
+        def of(low: Tensor, high: Tensor) -> Tensor:
+            u, v = (end * shrink for end in (low, high))
+            return log_mass(u.clamp(-_FAR, _FAR), v.clamp(-_FAR, _FAR))
+
+        lost = of(first, last) - of(below, above)
+        return np.bincount(channels, lost.double().numpy(), n)
+
+    tried = np.stack([nats(np.full(n, step)) for step in _TRIED])
+    # the least of a parabola through the best one and those beside it
+    best = tried.argmin(0).clip(1, len(_TRIED) - 2)
+    a, b, c = (np.take_along_axis(tried, best[None] + i, 0)[0] for i in (-1, 0, 1))
+    bend = np.maximum(a - 2 * b + c, 1e-9)
+    offset = ((a - c) / (2 * bend)).clip(-1, 1)
+    spacing = _TRIED[1] - _TRIED[0]
+    steps = np.rint(_TRIED[best] + spacing * offset).astype(np.int64)
+    steps = steps.clip(-STEPS_MAX, STEPS_MAX)
+    saved = every * (tried[len(_TRIED) // 2] - nats(steps))
+    steps[saved < _LEAST] = 0
+    pays = saved[saved >= _LEAST].sum() > cost([steps])
+    return steps if pays else np.zeros(n, np.int64)
