@@ -270,8 +270,8 @@ def test_rounding_costs_little() -> None:
     torch.manual_seed(0)
     floats = FloatContext(UniformNoiseConditional())
     with torch.no_grad():
-        floats.head.normal_(std=0.05)
-        floats.conv[:, -1].normal_(std=0.02)
+        floats.w["head"].normal_(std=0.05)
+        floats.w["conv"][:, -1].normal_(std=0.02)
     prior = ContextConditional().eval()
     prior.update()
     prior.context = floats.to_integers()

@@ -14,7 +14,6 @@ Weights and activations are fixed-point numbers, and no sum reaches 2^24.
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
@@ -23,6 +22,7 @@ from ..entropy_models.integer import (
     HIDDEN_BITS,
     HIDDEN_MAX,
     WEIGHT_BITS,
+    IntegerNetwork,
     activate,
     bands,
     check_sums,
@@ -38,7 +38,7 @@ from ..entropy_models.pixels.cosine import (
     deviations_of,
 )
 
-__all__ = ["LAYERS", "PictureNetwork", "fractional_bits", "half_unit"]
+__all__ = ["LAYERS", "PictureNetwork"]
 
 LAYERS = ((24, 32), (32, 32), (32, 12))
 """Channels in and out of each layer."""
@@ -47,19 +47,7 @@ SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
 HALO = len(LAYERS)  # places around one, of half the resolution, that tell of it
 
 
-def fractional_bits(name: str) -> int:
-    """Fractional bits of a parameter."""
-    if name.endswith("bias"):
-        return SUM_BITS
-    return SUM_BITS - INPUT_BITS if name == "conv_0" else WEIGHT_BITS
-
-
-def half_unit(name: str) -> int:
-    """What a bias has in it for sums to be rounded to the nearest."""
-    return 1 << (WEIGHT_BITS - 1) if name in ("conv_0_bias", "conv_1_bias") else 0
-
-
-class PictureNetwork(nn.Module):
+class PictureNetwork(IntegerNetwork):
     """What to add to a picture.
 
     Attributes:
@@ -68,20 +56,26 @@ class PictureNetwork(nn.Module):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        shapes: dict[str, tuple[int, ...]] = {}
         for i, (inputs, outputs) in enumerate(LAYERS):
-            weight = torch.zeros(outputs, inputs, 3, 3, dtype=torch.int16)
-            self.register_buffer(f"conv_{i}", weight)
-            self.register_buffer(f"conv_{i}_bias", torch.zeros(outputs, dtype=torch.int32))
+            shapes |= {f"conv_{i}": (outputs, inputs, 3, 3), f"conv_{i}_bias": (outputs,)}
+        super().__init__(shapes)
 
     def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
         w = dict(self.named_buffers())
         for i in range(len(LAYERS)):
             largest = HIDDEN_MAX if i else INPUT_MAX
             check_sums(
                 f"conv_{i}", (w[f"conv_{i}"].flatten(1), largest), bias=w[f"conv_{i}_bias"]
             )
+
+    def fractional_bits(self, name: str) -> int:
+        if name.endswith("bias"):
+            return SUM_BITS
+        return SUM_BITS - INPUT_BITS if name == "conv_0" else WEIGHT_BITS
+
+    def half_unit(self, name: str) -> int:
+        return 1 << (WEIGHT_BITS - 1) if name in ("conv_0_bias", "conv_1_bias") else 0
 
     @torch.no_grad()
     def forward(self, guess: Guess) -> np.ndarray:

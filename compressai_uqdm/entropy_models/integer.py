@@ -5,19 +5,23 @@ Weights and activations are fixed-point numbers, and no sum of a convolution rea
 are added. :func:`check_sums` makes sure of it; :func:`exact_floats` of the precision.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 
 from torch import Tensor
+
+from ..identity import Parts
 
 __all__ = [
     "HIDDEN_BITS",
     "HIDDEN_MAX",
     "WEIGHT_BITS",
+    "IntegerNetwork",
     "activate",
     "bands",
     "check_sums",
@@ -33,6 +37,40 @@ HIDDEN_BITS, HIDDEN_MAX = 7, 1023
 
 _EXACT = 1 << 24
 _BAND = 1 << 14  # places computed at once: what they take stays in a core's cache
+
+
+class IntegerNetwork(nn.Module):
+    """A network of integers: what all have in common.
+
+    Its buffers are its weights, int16, and its biases, int32, whose names end with
+    ``bias``; zero at first.
+
+    Args:
+        shapes: of the buffers, by name.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]):
+        super().__init__()
+        for name, shape in shapes.items():
+            dtype = torch.int32 if name.endswith("bias") else torch.int16
+            self.register_buffer(name, torch.zeros(tuple(shape), dtype=dtype))
+
+    def check(self) -> None:
+        """Raise a ValueError where a sum could be rounded."""
+        raise NotImplementedError
+
+    def fractional_bits(self, name: str) -> int:
+        """Fractional bits of a buffer."""
+        raise NotImplementedError
+
+    def half_unit(self, name: str) -> int:
+        """What a bias has in it for sums to be rounded to the nearest."""
+        return 0
+
+    def parts(self) -> Parts:
+        """All weights, by name."""
+        for name, weight in self.named_buffers():
+            yield name, weight.cpu().numpy()
 
 
 def check_sums(name: str, *terms: tuple[Tensor, int], bias: Tensor) -> None:

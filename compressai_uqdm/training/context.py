@@ -25,34 +25,24 @@ from ..datasets import Photographs
 from ..denoisers.windowed import WINDOW
 from ..diffusion import image_to_levels, levels_to_x
 from ..entropy_models.groups import GROUPS
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
+from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
 from ..entropy_models.latents.context import (
     INPUT_BITS,
     INPUT_MAX,
     LOG_SCALE_MAX,
     SHIFT_MAX,
     ContextPrior,
-    shapes,
 )
 from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
 from ..entropy_models.lattice import LATTICE
 from ..entropy_models.pixels.interval import coefficients
 from ..models import UQDM
 from .pixels import PixelData, pixel_data
+from .twin import FloatTwin
 
 __all__ = ["CROP", "FloatContext", "StageData", "collect", "fit", "read_crops"]
 
 CROP = WINDOW
-
-# What 1 is in the fixed-point numbers of each parameter.
-FIXED_POINT = {
-    "conv": 2**WEIGHT_BITS,
-    "conv_bias": 2 ** (INPUT_BITS + WEIGHT_BITS),
-    "mix": 2**WEIGHT_BITS,
-    "mix_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
-    "head": 2**WEIGHT_BITS,
-    "head_bias": 2 ** (HIDDEN_BITS + WEIGHT_BITS),
-}
 
 
 class StageData(NamedTuple):
@@ -62,7 +52,7 @@ class StageData(NamedTuple):
     scales: Tensor  # standard deviations of the prior, [n, 3, 64, 64]
 
 
-class FloatContext(nn.Module):
+class FloatContext(FloatTwin[ContextPrior]):
     """The context network in floats: :class:`.ContextPrior` before rounding.
 
     Args:
@@ -72,24 +62,15 @@ class FloatContext(nn.Module):
         visible: the groups that each group sees; all before it.
     """
 
-    conv: nn.Parameter
-    conv_bias: nn.Parameter
-    mix: nn.Parameter
-    mix_bias: nn.Parameter
-    head: nn.Parameter
-    head_bias: nn.Parameter
-
     def __init__(self, prior: UniformNoiseConditional) -> None:
-        super().__init__()
+        super().__init__(ContextPrior())
         self.log_likelihood = prior.log_likelihood
         self.visible = [range(g) for g in range(len(GROUPS))]
-        for name, shape in shapes().items():
-            parameter = nn.Parameter(torch.zeros(shape))
-            if name in ("conv", "mix"):
-                nn.init.normal_(parameter, std=math.sqrt(1 / math.prod(shape[2:])))
-            setattr(self, name, parameter)
+        for name in ("conv", "mix"):
+            std = math.sqrt(1 / math.prod(self.w[name].shape[2:]))
+            nn.init.normal_(self.w[name], std=std)
         with torch.no_grad():
-            self.conv[:, -1] = 0  # the linear path starts at nothing
+            self.w["conv"][:, -1] = 0  # the linear path starts at nothing
 
     def forward(self, residuals: Tensor, scales: Tensor) -> Tensor:
         """Bits of all values, ``[12]``, summed by group, each seeing those before it."""
@@ -98,7 +79,7 @@ class FloatContext(nn.Module):
         limit = INPUT_MAX / (1 << INPUT_BITS)
         revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
         log_scales = scales.log2().clamp(-limit, limit)
-        bits = []
+        bits, w = [], self.w
         for g, (channel, (row, column)) in enumerate(GROUPS):
             known = torch.zeros_like(revealed)
             for seen in self.visible[g]:
@@ -106,17 +87,17 @@ class FloatContext(nn.Module):
                 known[at] = revealed[at]
             inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
             sums = F.conv2d(
-                inputs[:, :, row:, column:], self.conv[g], self.conv_bias[g], stride=2
+                inputs[:, :, row:, column:], w["conv"][g], w["conv_bias"][g], stride=2
             )
             linear, largest = sums[:, -1], HIDDEN_MAX / (1 << HIDDEN_BITS)
             h = sums[:, :-1].clamp(0, largest)
             h = (
-                torch.einsum("oi,bihw->bohw", self.mix[g], h)
-                + self.mix_bias[g][:, None, None]
+                torch.einsum("oi,bihw->bohw", w["mix"][g], h)
+                + w["mix_bias"][g][:, None, None]
             )
             h = h.clamp(0, largest)
             shift, change = (
-                torch.einsum("i,bihw->bhw", self.head[g, o], h) + self.head_bias[g, o]
+                torch.einsum("i,bihw->bhw", w["head"][g, o], h) + w["head_bias"][g, o]
                 for o in (0, 1)
             )
             where = (slice(None), channel, slice(row, None, 2), slice(column, None, 2))
@@ -124,21 +105,6 @@ class FloatContext(nn.Module):
             s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
             bits.append(self.log_likelihood(r[where] - d, s).sum() / -math.log(2))
         return torch.stack(bits)
-
-    @torch.no_grad()
-    def to_integers(self) -> ContextPrior:
-        """The network that the codec uses."""
-        context = ContextPrior()
-        for name, parameter in self.named_parameters():
-            getattr(context, name).copy_((parameter * FIXED_POINT[name]).round())
-        context.check()
-        return context
-
-    @torch.no_grad()
-    def from_integers(self, context: ContextPrior) -> None:
-        """Inverse of :meth:`to_integers`, to go on from."""
-        for name, parameter in self.named_parameters():
-            parameter.copy_(getattr(context, name) / FIXED_POINT[name])
 
 
 def _where(g: int) -> tuple[slice, slice, slice, slice]:

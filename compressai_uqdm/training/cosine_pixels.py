@@ -26,11 +26,10 @@ from ..entropy_models.pixels.cosine import (
     SHAPES,
     SIDE,
     WindowNetwork,
-    fractional_bits,
-    half_unit,
 )
 from ..models.cosine import CosineLatent, CosineUQDM
-from .pixel_network import log_mass, rounded
+from .pixel_network import log_mass
+from .twin import FloatTwin, activated, rounded
 
 __all__ = ["FloatWindows", "PixelCrops", "crops_of", "pixel_crops"]
 
@@ -80,25 +79,23 @@ def crops_of(net: CosineUQDM, latent: CosineLatent, levels: Tensor) -> PixelCrop
     )
 
 
-class FloatWindows(nn.Module):
+class FloatWindows(FloatTwin[WindowNetwork]):
     """:class:`.WindowNetwork` before rounding."""
 
     def __init__(self) -> None:
-        super().__init__()
-        w = {}
-        for name, shape in SHAPES.items():
+        super().__init__(WindowNetwork())
+        for name, weight in self.w.items():
             bound = 0.0 if name.startswith("head") or name.endswith("bias") else 1.0
-            bound /= math.sqrt(math.prod(shape[2:]))
-            w[name] = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+            bound /= math.sqrt(math.prod(weight.shape[2:]))
+            nn.init.uniform_(weight, -bound, bound)
         with torch.no_grad():
-            w["conv"][:, -1] = 0  # the linear path starts at nothing
-        self.w = nn.ParameterDict(w)
+            self.w["conv"][:, -1] = 0  # the linear path starts at nothing
         self.register_buffer("sees", _visible())
         self.sees: Tensor
 
     def forward(self, crops: PixelCrops) -> Tensor:
         """Bits of the values of every group, ``[12]``, summed."""
-        w = {name: rounded(t, fractional_bits(name)) for name, t in self.w.items()}
+        w = {name: self.weight(name) for name in self.w}
         limit, n = INPUT_MAX / (1 << INPUT_BITS), SIDE // 2
         x, log_deviations = crops.levels.float(), crops.planes[:, 3:]
         deviations = log_deviations.exp()
@@ -115,8 +112,8 @@ class FloatWindows(nn.Module):
             sums = F.conv2d(planes[:, :, row:, column:], conv, stride=2)
             sums = sums[:, :, : x.shape[2] // 2, : x.shape[3] // 2].flatten(2)
             hidden = sums[:, :-1] + w["bands"][g] @ bands + w["conv_bias"][g][:, None]
-            hidden = w["mix"][g] @ _activated(hidden) + w["mix_bias"][g][:, None]
-            out = w["head"][g] @ _activated(hidden) + w["head_bias"][g][:, None]
+            hidden = w["mix"][g] @ activated(hidden) + w["mix_bias"][g][:, None]
+            out = w["head"][g] @ activated(hidden) + w["head_bias"][g][:, None]
             move = out[:, 0] + sums[:, -1]
             log_scale = out[:, 1] + of_group(log_deviations)
             # gradients come through the bounds: else a scale at one would stay there
@@ -147,23 +144,8 @@ class FloatWindows(nn.Module):
             for t, _ in terms:
                 t.mul_(shrink.view(*shrink.shape, *[1] * (t.dim() - 2)))
 
-    @torch.no_grad()
-    def to_integers(self) -> WindowNetwork:
-        """The network that the codec uses."""
-        network = WindowNetwork()
-        w: dict[str, Tensor] = {**self.w, "conv": self.w["conv"] * self.sees}
-        for name, buffer in network.named_buffers():
-            unit = 2.0 ** fractional_bits(name)
-            buffer.copy_((w[name].double() * unit).round() + half_unit(name))
-        network.check()
-        return network
-
-    @torch.no_grad()
-    def from_integers(self, network: WindowNetwork) -> None:
-        """Inverse of :meth:`to_integers`, to go on from."""
-        for name, buffer in network.named_buffers():
-            unit = 2.0 ** fractional_bits(name)
-            self.w[name].copy_((buffer.double() - half_unit(name)) / unit)
+    def used(self, name: str) -> Tensor:
+        return self.w[name] * self.sees if name == "conv" else self.w[name]
 
 
 def _visible() -> Tensor:
@@ -186,7 +168,3 @@ def _of_group(planes: Tensor, g: int) -> Tensor:
     """Values of a group, ``[n, m]``, of planes ``[n, 3, H, W]``."""
     channel, (row, column) = GROUPS[g]
     return planes[:, channel, row::2, column::2].flatten(1)
-
-
-def _activated(sums: Tensor) -> Tensor:
-    return rounded(sums.clamp(0, HIDDEN_MAX / (1 << HIDDEN_BITS)), HIDDEN_BITS)

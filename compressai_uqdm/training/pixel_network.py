@@ -1,8 +1,4 @@
-"""The network of pixels in floats, as it is fitted: :class:`.PixelNetwork` before rounding.
-
-It computes as the integers will: weights and activations are rounded, gradients pass, and
-weights are kept so small that no sum of integers is inexact.
-"""
+"""The network of pixels in floats, as it is fitted."""
 
 import math
 
@@ -18,17 +14,14 @@ from tqdm import tqdm
 
 from ..entropy_models import logistic
 from ..entropy_models.groups import GROUPS
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
 from ..entropy_models.pixels.network import (
     INPUT_BITS,
     INPUT_MAX,
     TRUNK_LAYERS,
     PixelNetwork,
     channel_of,
-    fractional_bits,
-    half_unit,
-    shapes,
 )
+from .twin import FloatTwin, activated, rounded
 
 __all__ = [
     "INPUT_LIMIT",
@@ -37,7 +30,6 @@ __all__ = [
     "fit",
     "in_phases",
     "log_mass",
-    "rounded",
 ]
 
 INPUT_LIMIT = INPUT_MAX / (1 << INPUT_BITS)
@@ -52,38 +44,32 @@ _AVERAGE = 0.99  # of weights, from step to step: that average is what is kept
 _WARM_UP = 50
 
 
-class FloatNetwork(nn.Module):
-    """The network in floats.
+class FloatNetwork(FloatTwin[PixelNetwork]):
+    """:class:`.PixelNetwork` before rounding.
 
     Args:
         planes: number of planes beside the guess.
     """
 
     def __init__(self, planes: int):
-        super().__init__()
-        self.planes = planes
-        w = {}
-        for name, shape in shapes(planes).items():
-            w[name] = nn.Parameter(torch.zeros(shape))
+        super().__init__(PixelNetwork(planes))
+        w = self.w
+        for name, weight in w.items():
+            shape = weight.shape
             fan_in = math.prod(shape[2:]) if len(shape) != 4 else math.prod(shape[1:])
             if name.startswith("trunk_") and not name.endswith("bias"):
                 gain = 1 if name == "trunk_mix" else 2
-                nn.init.normal_(w[name], std=math.sqrt(gain / fan_in))
+                nn.init.normal_(weight, std=math.sqrt(gain / fan_in))
             elif name in ("conv", "mix"):
-                nn.init.normal_(w[name], std=math.sqrt((1 + (name == "mix")) / fan_in))
+                nn.init.normal_(weight, std=math.sqrt((1 + (name == "mix")) / fan_in))
         with torch.no_grad():
             w["conv"][:, -1] = 0  # the linear path starts at nothing
-        self.w = nn.ParameterDict(w)
         # the phases of a picture that are decoded before each group
         levels = torch.zeros(len(GROUPS), len(GROUPS))
         for g in range(len(GROUPS)):
             levels[g, ORDER[:g]] = 1
         self.register_buffer("decoded", levels)
         self.decoded: Tensor
-
-    def weight(self, name: str) -> Tensor:
-        """A parameter, rounded."""
-        return rounded(self.w[name], fractional_bits(name))
 
     def trunk(self, planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
         """What to change the guess by, ``[n, 12, h, w]``, and what all groups share.
@@ -94,7 +80,7 @@ class FloatNetwork(nn.Module):
         """
         for i in range(TRUNK_LAYERS):
             weight, bias = self.weight(f"trunk_{i}"), self.w[f"trunk_{i}_bias"]
-            planes = _activated(F.conv2d(planes, weight, bias, padding=1))
+            planes = activated(F.conv2d(planes, weight, bias, padding=1))
         change = F.conv2d(
             guess, self.weight("estimate_conv"), self.w["estimate_bias"], padding=1
         )
@@ -102,29 +88,27 @@ class FloatNetwork(nn.Module):
         return rounded(change.clamp(-INPUT_LIMIT, INPUT_LIMIT), INPUT_BITS), planes
 
     def groups(
-        self, decoded: Tensor, others: Tensor | None, shared: Tensor
+        self, decoded: Tensor, others: Tensor, shared: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Moves of the locations, and log scales, of all groups, ``[n, 12, h, w]``.
 
         Args:
             decoded: what a group sees of the phases decoded before it, ``[n, 12, h, w]``.
-            others: what it sees of the others; nothing by default.
+            others: what it sees of the others.
             shared: as of :meth:`trunk`.
         """
         n, (B, _, h, w) = len(GROUPS), decoded.shape
-        picture, sees = decoded, self.decoded
-        conv = self.weight("conv")
-        if others is not None:
-            picture = torch.cat([others, decoded], 1)
-            sees, conv = torch.cat([1 - sees, sees], 1), conv.repeat(1, 1, 2, 1, 1)
+        picture = torch.cat([others, decoded], 1)
+        sees = torch.cat([1 - self.decoded, self.decoded], 1)
+        conv = self.weight("conv").repeat(1, 1, 2, 1, 1)
         conv = (conv * sees[:, None, :, None, None]).flatten(0, 1)
         sums = F.conv2d(picture, conv, padding=1).view(B, n, -1, h * w)
         shared, linear = shared.flatten(2), sums[:, :, -1]
         hidden = sums[:, :, :-1] + self.w["conv_bias"][:, :, None]
         mixed = self.weight("trunk_mix").flatten(0, 1) @ shared
-        hidden = _activated(hidden + mixed.view(hidden.shape))
+        hidden = activated(hidden + mixed.view(hidden.shape))
         hidden = self.weight("mix") @ hidden + self.w["mix_bias"][:, :, None]
-        out = self.weight("head") @ _activated(hidden) + self.w["head_bias"][:, :, None]
+        out = self.weight("head") @ activated(hidden) + self.w["head_bias"][:, :, None]
         move, log_scale = (out[:, :, i].unflatten(2, (h, w)) for i in (0, 1))
         return move + linear.unflatten(2, (h, w)), log_scale
 
@@ -144,29 +128,6 @@ class FloatNetwork(nn.Module):
             for t, _ in terms:
                 t.mul_(shrink.view(-1, *[1] * (t.dim() - 1)))
 
-    @torch.no_grad()
-    def to_integers(self) -> PixelNetwork:
-        """The network that the codec uses."""
-        network = PixelNetwork(self.planes)
-        for name, buffer in network.named_buffers():
-            unit = 2.0 ** fractional_bits(name)
-            buffer.copy_((self.w[name].double() * unit).round() + half_unit(name))
-        network.check()
-        return network
-
-    @torch.no_grad()
-    def from_integers(self, network: PixelNetwork) -> None:
-        """Inverse of :meth:`to_integers`, to go on from."""
-        for name, buffer in network.named_buffers():
-            unit = 2.0 ** fractional_bits(name)
-            self.w[name].copy_((buffer.double() - half_unit(name)) / unit)
-
-
-def rounded(t: Tensor, bits: int) -> Tensor:
-    """Rounded to so many fractional bits; gradients pass."""
-    unit = 2.0**bits
-    return t + ((t * unit).round() / unit - t).detach()
-
 
 def in_phases(plane: Tensor) -> Tensor:
     """The 2x2 phases of planes as channels, ``[n, 3, H, W]`` to ``[n, 12, h, w]``."""
@@ -177,10 +138,6 @@ def log_mass(location: Tensor, scale: Tensor, first: Tensor, last: Tensor) -> Te
     """Logarithm of the logistic's mass from half a level below to half a level above."""
     ends = (first - 0.5 - location) / scale, (last + 0.5 - location) / scale
     return logistic.log_mass(*ends)
-
-
-def _activated(sums: Tensor) -> Tensor:
-    return rounded(sums.clamp(0, HIDDEN_MAX / (1 << HIDDEN_BITS)), HIDDEN_BITS)
 
 
 def fit(

@@ -14,7 +14,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
@@ -25,6 +24,7 @@ from ..integer import (
     HIDDEN_BITS,
     HIDDEN_MAX,
     WEIGHT_BITS,
+    IntegerNetwork,
     activate,
     bands,
     check_sums,
@@ -49,7 +49,7 @@ LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scal
 _TABLE_BITS = 12
 
 
-class ContextPrior(nn.Module):
+class ContextPrior(IntegerNetwork):
     r"""The context network of one stage.
 
     .. code-block:: none
@@ -79,16 +79,17 @@ class ContextPrior(nn.Module):
     head_bias: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        for name, shape in shapes().items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+        super().__init__(shapes())
 
     def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
         check_sums("conv", (self.conv.flatten(2), INPUT_MAX), bias=self.conv_bias)
         check_sums("mix", (self.mix, HIDDEN_MAX), bias=self.mix_bias)
         check_sums("head", (self.head, HIDDEN_MAX), bias=self.head_bias)
+
+    def fractional_bits(self, name: str) -> int:
+        if name.endswith("bias"):
+            return WEIGHT_BITS + (INPUT_BITS if name == "conv_bias" else HIDDEN_BITS)
+        return WEIGHT_BITS
 
     def forward(self, inputs: np.ndarray, g: int) -> tuple[np.ndarray, np.ndarray]:
         """Run the network at the values of one group.
@@ -260,8 +261,8 @@ class ContextConditional(UniformNoiseConditional):
 
     def parts(self) -> Parts:
         yield from super().parts()
-        for name, weight in self.context.named_buffers():
-            yield f"context.{name}", weight.cpu().numpy()
+        for name, weight in self.context.parts():
+            yield f"context.{name}", weight
 
     def correction(self, indexes: np.ndarray) -> ContextCorrection:
         return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))

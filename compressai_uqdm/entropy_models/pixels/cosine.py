@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
@@ -36,6 +35,7 @@ from ..integer import (
     HIDDEN_BITS,
     HIDDEN_MAX,
     WEIGHT_BITS,
+    IntegerNetwork,
     activate,
     bands,
     check_sums,
@@ -182,19 +182,7 @@ SHAPES = {
 """Of the network's parameters; the last output of ``conv`` is the linear path."""
 
 
-def fractional_bits(name: str) -> int:
-    """Fractional bits of a parameter."""
-    if name.endswith("bias"):
-        return SUM_BITS
-    return CONV_BITS if name in ("conv", "bands") else WEIGHT_BITS
-
-
-def half_unit(name: str) -> int:
-    """What a bias has in it for sums to be rounded to the nearest."""
-    return 1 << (WEIGHT_BITS - 1) if name in ("conv_bias", "mix_bias") else 0
-
-
-class WindowNetwork(nn.Module):
+class WindowNetwork(IntegerNetwork):
     """The network of integers that tells where pixels are, by the window around them.
 
     Attributes:
@@ -208,13 +196,9 @@ class WindowNetwork(nn.Module):
     conv_bias: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        for name, shape in SHAPES.items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+        super().__init__(SHAPES)
 
     def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
         w = dict(self.named_buffers())
         conv = w["conv"].flatten(2)
         check_sums(
@@ -286,10 +270,13 @@ class WindowNetwork(nn.Module):
         out = torch.stack([out[0] + sums[-1].double(), out[1]])
         return hidden.reshape(of_blocks.shape), out
 
-    def parts(self) -> Parts:
-        """All weights."""
-        for name, weight in self.named_buffers():
-            yield name, weight.cpu().numpy()
+    def fractional_bits(self, name: str) -> int:
+        if name.endswith("bias"):
+            return SUM_BITS
+        return CONV_BITS if name in ("conv", "bands") else WEIGHT_BITS
+
+    def half_unit(self, name: str) -> int:
+        return 1 << (WEIGHT_BITS - 1) if name in ("conv_bias", "mix_bias") else 0
 
 
 # ---- the prior ----

@@ -5,17 +5,16 @@ Its weights are fixed-point numbers, and no sum of it reaches 2^24 (:mod:`..inte
 
 import numpy as np
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
 
-from ...identity import Parts
 from ..groups import GROUPS
 from ..integer import (
     HIDDEN_BITS,
     HIDDEN_MAX,
     WEIGHT_BITS,
+    IntegerNetwork,
     activate,
     bands,
     check_sums,
@@ -29,8 +28,6 @@ __all__ = [
     "TRUNK_LAYERS",
     "PixelNetwork",
     "channel_of",
-    "fractional_bits",
-    "half_unit",
     "padded",
     "phases",
     "shapes",
@@ -52,7 +49,7 @@ _CONV_BITS = 9  # fractional bits of weights on the picture: its sums are as the
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-class PixelNetwork(nn.Module):
+class PixelNetwork(IntegerNetwork):
     r"""The network of integers that tells where levels are.
 
     It sees the 2x2 phases of a plane as channels, so its 3x3 convolutions are of 6x6
@@ -85,13 +82,9 @@ class PixelNetwork(nn.Module):
     """
 
     def __init__(self, planes: int):
-        super().__init__()
-        for name, shape in shapes(planes).items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+        super().__init__(shapes(planes))
 
     def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
         w = dict(self.named_buffers())
         for i in range(TRUNK_LAYERS):
             term = (w[f"trunk_{i}"].flatten(1), HIDDEN_MAX if i else INPUT_MAX)
@@ -186,10 +179,16 @@ class PixelNetwork(nn.Module):
             found[:, rows] = out.reshape(2, -1, shared.shape[2]).numpy()
         return seen, found
 
-    def parts(self) -> Parts:
-        """All weights."""
-        for name, weight in self.named_buffers():
-            yield name, weight.cpu().numpy()
+    def fractional_bits(self, name: str) -> int:
+        if name.endswith("bias"):
+            return INPUT_BITS + WEIGHT_BITS if name == "trunk_0_bias" else SUM_BITS
+        return _CONV_BITS if name in ("conv", "estimate_conv") else WEIGHT_BITS
+
+    def half_unit(self, name: str) -> int:
+        if name == "head_bias" or not name.endswith("bias"):
+            return 0
+        kept = INPUT_BITS if name == "estimate_bias" else HIDDEN_BITS
+        return 1 << (self.fractional_bits(name) - kept - 1)
 
     def _weights(self, of_groups: bool = False) -> dict[str, Tensor]:
         return {
@@ -219,21 +218,6 @@ def shapes(planes: int) -> dict[str, tuple[int, ...]]:
         "head": (n, 2, HIDDEN),
         "head_bias": (n, 2),
     }
-
-
-def fractional_bits(name: str) -> int:
-    """Fractional bits of a parameter."""
-    if name.endswith("bias"):
-        return INPUT_BITS + WEIGHT_BITS if name == "trunk_0_bias" else SUM_BITS
-    return _CONV_BITS if name in ("conv", "estimate_conv") else WEIGHT_BITS
-
-
-def half_unit(name: str) -> int:
-    """What a bias has in it for sums to be rounded to the nearest."""
-    if name == "head_bias" or not name.endswith("bias"):
-        return 0
-    kept = INPUT_BITS if name == "estimate_bias" else HIDDEN_BITS
-    return 1 << (fractional_bits(name) - kept - 1)
 
 
 def channel_of(g: int) -> int:
