@@ -62,7 +62,16 @@ def draw_grids(
         the grids, and the dither of the finest in units of 2^-16, int16.
     """
     words = [dither(seed, stage, tuple(shape)) for stage in range(len(widths))]
-    return nest(widths, words)
+    # some channels at once, to bound memory
+    parts = [nest(widths, split)[0] for split in zip(*(w.split(16) for w in words))]
+    grids = []
+    for pieces in zip(*parts):  # of a stage
+        start, middle, offset = (
+            torch.cat([getattr(piece, name) for piece in pieces])
+            for name in ("start", "middle", "offset")
+        )
+        grids.append(pieces[0]._replace(start=start, middle=middle, offset=offset))
+    return grids, words[-1]
 
 
 def nest(widths: Sequence[int], words: Sequence[Tensor]) -> tuple[list[NestedGrid], Tensor]:

@@ -104,7 +104,7 @@ class CosineLatent:
 
     Attributes:
         size: (H, W).
-        grids: cells of every stage.
+        grids: cells of every stage that is still to come.
         dither: of the finest, int16, ``[1, 192, h, w]``.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
@@ -240,54 +240,41 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             coder.end_stage(stages, levels)
             pixels = torch.from_numpy(levels).to(self.device)
             return replace(latent, stages=stages, levels=pixels)
-        prior, grid = self.latent_priors[stages - 1], latent.grids[stages - 1]
+        prior, (grid, *later) = self.latent_priors[stages - 1], latent.grids
         finest = latent.finest
         if finest is None and coder.levels is not None:
             finest = self._finest(coder.levels, latent)
-        cells = None if finest is None else grid.cells(finest)
-        known = prior.code(coder, grid, latent.known, cells)
+        known = prior.code(coder, grid, latent.known, finest)
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)
-        return replace(latent, stages=stages, known=known, finest=finest)
+        return replace(latent, stages=stages, grids=later, known=known, finest=finest)
 
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
-        """Cells of the finest grid that hold the coefficients of images, int32."""
+        """Cells of the finest grid that hold the coefficients of images, int16."""
         found = []
         for rows, pixels in _bands(latent.size[0]):
             x = to_cosines(levels[:, :, pixels])
             u = latent.dither[:, :, rows]
-            found.append(finest_cells(x, latent.grids[-1].width, u))
+            found.append(finest_cells(x, latent.grids[-1].width, u).short())
         return torch.cat(found, 2)
-
-    def picture(self, latent: CosineLatent) -> np.ndarray:
-        """Positions of pixels, int32 with 16 fractional bits, ``[B, 3, H, W]``."""
-        known, (H, W) = latent.known, latent.size
-        shape = (len(latent.grids[0].middle), 3, H, W)
-        if known is None:
-            return np.full(shape, 255 << (POSITION_BITS - 1), np.int32)
-        width = int(latent.grids[min(latent.stages, len(latent.grids)) - 1].width)
-        shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
-        found = np.empty(shape, np.int32)
-        for image, means in zip(found, known.means.cpu().numpy()):
-            for rows, pixels in _bands(H):
-                coefficients = means[:, rows] * width + (1 << shift - 1) >> shift
-                size = (pixels.stop - pixels.start, W)
-                image[:, pixels] = from_cosines(coefficients, size)
-        return found
 
     def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
         """What coefficients tell of the pixels of each image, once there are any."""
         known, (H, W) = latent.known, latent.size
         assert known is not None
-        width = int(latent.grids[min(latent.stages, len(latent.grids)) - 1].width)
-        for positions, planes in zip(self.picture(latent), known.variances.cpu().numpy()):
+        width = int(known.grid.width)
+        shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
+        for b in range(len(known.cells)):
             guesses = []
             for rows, pixels in _bands(H):
-                variances = planes[:, rows].astype(np.int64) * width**2
+                means, variances = known.moments(b, rows)
+                size = (pixels.stop - pixels.start, W)
+                positions = from_cosines(means * width + (1 << shift - 1) >> shift, size)
+                variances *= width**2
                 variances >>= 20 - VARIANCE_BITS
-                spread = spread_variances(variances, (pixels.stop - pixels.start, W))
-                guesses.append(Guess.of(positions[:, pixels], spread, variances))
+                spread = spread_variances(variances, size)
+                guesses.append(Guess.of(positions.astype(np.int32), spread, variances))
             yield Guess(*(np.concatenate(pieces, 1) for pieces in zip(*guesses)))
 
     def reconstruct(
@@ -306,12 +293,13 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if latent.levels is not None:
             return latent.levels
         if latent.known is None:
-            positions = self.picture(latent)
-        else:
-            network = self.pictures[latent.stages - 1]
-            positions = np.stack([network(guess) for guess in self.guesses(latent)])
-        levels = positions + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
-        return torch.from_numpy(levels.clip(0, 255).astype(np.uint8)).to(self.device)
+            grey = (len(latent.grids[0].middle), 3, *latent.size)
+            return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
+        network, found = self.pictures[latent.stages - 1], []
+        for guess in self.guesses(latent):
+            positions = network(guess) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
+            found.append(positions.clip(0, 255).astype(np.uint8))
+        return torch.from_numpy(np.stack(found)).to(self.device)
 
     # ---- training ----
 

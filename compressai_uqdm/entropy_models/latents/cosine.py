@@ -52,8 +52,8 @@ SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
 FACTOR_BITS = 8
 MEAN_BITS = 4
 VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
-_CHUNK = 1 << 14  # blocks
 EXACT = 1 << 24
+CELL_MAX = (1 << 15) - 1
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
 """Blocks of the same colour of the checkerboard in the 3x3 around one."""
@@ -66,13 +66,52 @@ TAILS = 4.0
 tables would have nothing in it."""
 
 
-class Known(NamedTuple):
-    """What is known of the coefficients after a stage, each ``[B, 192, h, w]``."""
+class MomentTable(NamedTuple):
+    """Moments of a value in a cell, by entry and by the location from its middle."""
 
-    cells: Tensor  # int32; where sent, the cell that holds the coefficient
+    means: np.ndarray  # from the middle, those of all entries in a row
+    variances: np.ndarray  # likewise
+    starts: np.ndarray  # where those of each entry start
+    reach: np.ndarray  # how far its locations reach
+    unsent: np.ndarray  # variances of values that are in no cell, by entry
+
+
+class Known(NamedTuple):
+    """What is known of the coefficients after a stage, planes being ``[B, 192, h, w]``."""
+
+    cells: Tensor  # int16; where sent, the cell that holds the coefficient
     sent: Tensor  # bool
-    means: Tensor  # int32; of the coefficients, in 1/512 of the stage's width
-    variances: Tensor  # int32; of what they are around it, in 1/2^20 of its square
+    locations: Tensor  # int32; under the prior, in 1/32 of the stage's width
+    entries: Tensor  # uint8; of the scale table
+    grid: NestedGrid
+    table: MomentTable
+    before: "Known | None"  # a stage earlier, where a stream ends early in this one
+
+    def moments(self, b: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Of the coefficients of some rows of blocks of image b, ``[192, n, w]``.
+
+        Returns:
+            their means, in 1/512 of the stage's width, and the variances around these, in
+            1/2^20 of its square; int64.
+        """
+        cells, sent, locations, entries, middle = (
+            plane[b, :, rows].cpu().numpy()
+            for plane in (*self[:4], self.grid.middle.expand(self.cells.shape))
+        )
+        middles = POINTS * cells.astype(np.int64) + middle
+        reach = self.table.reach[entries]
+        at = self.table.starts[entries] + reach + (locations - middles).clip(-reach, reach)
+        means = np.where(sent, middles, locations) << MEAN_BITS
+        means += np.where(sent, self.table.means[at], 0)
+        variances = np.where(sent, self.table.variances[at], self.table.unsent[entries])
+        variances = variances.astype(np.int64)
+        if self.before is not None:
+            is_cut = self.before.sent[b, :, rows].cpu().numpy() & ~sent
+            coarser, wider = self.before.moments(b, rows)
+            means[is_cut] = coarser[is_cut] * self.grid.ratio
+            wider = (wider[is_cut] * self.grid.ratio**2).clip(max=MAX_VARIANCE)
+            variances[is_cut] = wider
+        return means, variances
 
 
 class SymbolCoder(PartsCoder, Protocol):
@@ -159,11 +198,6 @@ class Checkerboard:
 
             self.own.append(around(OWN, c))
             self.cross.append(around(CROSS, 1 - c))
-
-
-def _by_block(planes: Tensor) -> np.ndarray:
-    """Planes ``[B, C, h, w]`` as a row for each block: ``[B h w, C]``."""
-    return planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1]).cpu().numpy()
 
 
 def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
@@ -380,7 +414,7 @@ class CosineConditional(UniformNoiseConditional):
     def update(self, force: bool = False) -> bool:
         for _, _, group in self.steps():
             group.check()
-        self.__dict__.pop("_moment_table", None)
+        self.__dict__.pop("moment_table", None)
         return super().update(force)
 
     def parts(self) -> Parts:
@@ -400,7 +434,7 @@ class CosineConditional(UniformNoiseConditional):
         coder: SymbolCoder,
         grid: NestedGrid,
         before: Known | None,
-        cells: Tensor | None,
+        finest: Tensor | None,
     ) -> Known:
         """Code a stage.
 
@@ -408,54 +442,63 @@ class CosineConditional(UniformNoiseConditional):
             coder: where symbols come from and go to.
             grid: the stage's cells.
             before: what is known of the stages before.
-            cells: those that hold the coefficients, int64, ``[B, 192, h, w]``, or None
-                where they are to be read.
+            finest: the cells of the finest grid that hold the coefficients, int16,
+                ``[B, 192, h, w]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        B, C, h, w = grid.middle.shape
+        shape = B, _, h, w = grid.middle.shape
         board = Checkerboard(B, h, w, self.spread.device)
-        middle = _by_block(grid.middle)
-        first, sent_before = np.zeros_like(middle), np.zeros(middle.shape, bool)
-        if before is not None:
-            first = _by_block(grid.first_in(before.cells))
-            sent_before = _by_block(before.sent)
-        target = None if cells is None else _by_block(cells)
-        found, locations = (
-            np.zeros(middle.shape, np.int32),
-            np.zeros(middle.shape, np.int32),
+        found, sent, locations, entries = (
+            torch.zeros(shape, dtype=dtype)
+            for dtype in (torch.int16, torch.bool, torch.int32, torch.uint8)
         )
-        sent, entries = np.zeros(middle.shape, bool), np.zeros(middle.shape, np.uint8)
-        rows = [rows.cpu().numpy()[:, None] for rows in board.rows]
+        places = [
+            [i[:, None] for i in torch.unravel_index(rows.cpu(), (B, h, w))]
+            for rows in board.rows
+        ]
         moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
 
         def reveal(
             colour: int, channels: slice, location: Tensor, index: Tensor
         ) -> tuple[Tensor, Tensor]:
-            at = rows[colour], np.arange(channels.start, channels.stop)
-            both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
-            entry = both[1].clip(0, 127)
-            offset = both[0] - middle[at]
-            cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
-            is_part = sent_before[at]
-            is_cell = (entry >= self.first_sent) & ~is_part
+            image, *place = places[colour]
+            at = image, torch.arange(channels.start, channels.stop), *place
 
-            image = rows[colour][:, 0] // (h * w)
+            def here(planes: Tensor) -> np.ndarray:
+                return planes[tuple(i.to(planes.device) for i in at)].cpu().numpy()
+
+            both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
+            entry, middle = both[1].clip(0, 127), here(grid.middle).astype(np.int64)
+            offset = both[0] - middle
+            cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
+            first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
+            if before is not None:
+                is_part = here(before.sent)
+                first = grid.ratio * here(before.cells).astype(np.int64)
+                first -= here(grid.offset)
+            is_cell = (entry >= self.first_sent) & ~is_part
+            target = None
+            if finest is not None:
+                target = here(finest).astype(np.int64) - here(grid.start)
+                target //= grid.factor
+
+            images = image[:, 0].numpy()
             if colour == 0:  # the other colour's scales move likewise
                 wanted: list[list[np.ndarray] | None] = [None] * B
                 if target is not None:
-                    of_group = target[at], first[at], offset, entry, is_part, is_cell
+                    of_group = target, first, offset, entry, is_part, is_cell
                     wanted = [
-                        [self._fit_scales(grid.ratio, *(a[image == b] for a in of_group))]
+                        [self._fit_scales(grid.ratio, *(a[images == b] for a in of_group))]
                         for b in range(B)
                     ]
-                n = len(at[1])
+                n = entry.shape[1]
                 found_moves = [steps.code(coder, moves, [n])[0][0] for moves in wanted]
                 moves[channels.start] = np.stack(found_moves)
-            moved = (entry + moves[channels.start][image]).clip(0, 127)
+            moved = (entry + moves[channels.start][images]).clip(0, 127)
 
             if is_part.any():
-                start = first[at][is_part]
-                r = None if target is None else target[at][is_part] - start
+                start = first[is_part]
+                r = None if target is None else target[is_part] - start
                 weights = self.part_weights(
                     offset[is_part], start, moved[is_part], grid.ratio
                 )
@@ -464,33 +507,26 @@ class CosineConditional(UniformNoiseConditional):
 
             nearest = (offset[is_cell] + POINTS // 2) // POINTS
             j = offset[is_cell] - POINTS * nearest
-            k = None if target is None else target[at][is_cell] - nearest
+            k = None if target is None else target[is_cell] - nearest
             k, there[is_cell] = coder.code_cells(self, k, moved[is_cell], j)
             cell[is_cell] = nearest + k
 
-            found[at], sent[at], locations[at] = cell, there, both[0]
-            entries[at] = np.where(there, moved, entry)
-            values = torch.from_numpy(POINTS * cell + middle[at]).to(location)
-            return values, torch.from_numpy(there).to(location.device)
+            # of damaged data they may be anywhere
+            cell = cell.clip(-CELL_MAX, CELL_MAX)
+            limit = np.iinfo(np.int32).max
+            nearby = both[0].clip(-limit, limit)
+            coded = cell, there, nearby, np.where(there, moved, entry)
+            for planes, values in zip((found, sent, locations, entries), coded):
+                planes[at] = torch.from_numpy(values).to(planes.dtype)
+            middles = torch.from_numpy(POINTS * cell + middle).to(location)
+            return middles, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
-        means, variances = np.empty_like(found), np.empty_like(found)
-        for first_row in range(0, len(found), _CHUNK):  # to bound memory
-            at = slice(first_row, first_row + _CHUNK)
-            middles = POINTS * found[at] + middle[at]
-            means[at], variances[at] = self.moments(
-                middles, sent[at], locations[at], entries[at]
-            )
-        is_cut = sent_before & ~sent
-        if before is not None and is_cut.any():  # where a stream ends early
-            means[is_cut] = _by_block(before.means)[is_cut] * grid.ratio
-            wider = _by_block(before.variances)[is_cut].astype(np.int64) * grid.ratio**2
-            variances[is_cut] = wider.clip(max=MAX_VARIANCE)
-        planes = (
-            torch.from_numpy(plane.reshape(B, h, w, C).transpose(0, 3, 1, 2))
-            for plane in (found, sent, means, variances)
-        )
-        return Known(*(plane.to(grid.middle.device) for plane in planes))
+        device = grid.middle.device
+        found, sent = found.to(device), sent.to(device)
+        if before is not None and not (before.sent & ~sent).any():
+            before = None  # nothing of it is asked for: a stream did not end early
+        return Known(found, sent, locations, entries, grid, self.moment_table, before)
 
     def _fit_scales(
         self,
@@ -585,45 +621,20 @@ class CosineConditional(UniformNoiseConditional):
             return flat[place].view(B, h, w, C).permute(0, 3, 1, 2)
 
         sent, location, index = (planes(name) for name in ("sent", "location", "index"))
-        moments = self.moments(
-            values.cpu().numpy(),
-            sent.cpu().numpy(),
-            location.detach().long().cpu().numpy(),
-            index.detach().long().clamp(0, 127).cpu().numpy(),
+        known = Known(
+            cells.short(),
+            sent,
+            location.detach().int(),
+            index.detach().clamp(0, 127).byte(),
+            grid,
+            self.moment_table,
+            None,
         )
-        means, variances = (torch.from_numpy(planes).to(cells) for planes in moments)
-        known = Known(cells, sent, means, variances)
         return self.likelihood_lower_bound(planes("p").exp()), known
 
-    def moments(
-        self,
-        middles: np.ndarray,
-        sent: np.ndarray,
-        locations: np.ndarray,
-        entries: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Means and variances of coefficients, given what is known of them.
-
-        Args:
-            middles: of their cells, in 1/32 of the width, any shape.
-            sent: whether these were sent.
-            locations: under the prior, in 1/32 of the width.
-            entries: of the scale table.
-
-        Returns:
-            integers in 1/512 of the width, and in 1/2^20 of its square, int32.
-        """
-        table = self._moment_table
-        reach = table.reach[entries]
-        at = table.starts[entries] + reach + (locations - middles).clip(-reach, reach)
-        inside = (middles << MEAN_BITS) + table.means[at]
-        return (
-            np.where(sent, inside, locations << MEAN_BITS),
-            np.where(sent, table.variances[at], table.unsent[entries]),
-        )
-
     @functools.cached_property
-    def _moment_table(self) -> "MomentTable":
+    def moment_table(self) -> MomentTable:
+        """What a cell and a prior tell of a coefficient."""
         cdf, R = self._quantized_cdf.cpu().numpy().astype(np.int64), cdf_half_width(self)
         tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
         reach = tails.astype(np.int64) + POINTS // 2
@@ -660,7 +671,7 @@ class CosineConditional(UniformNoiseConditional):
         cdf = self.array("_quantized_cdf")
         zero = (cdf_half_width(self) + 1) * POINTS
         edges = POINTS * (start[:, None] + np.arange(ratio + 1)) - POINTS // 2
-        reach = self._moment_table.reach[entry] - POINTS // 2
+        reach = self.moment_table.reach[entry] - POINTS // 2
         location = offset.clip(edges[:, 0] - reach, edges[:, -1] + reach)
         R = zero[entry]
         at = (edges - location[:, None] + R[:, None]).clip(0, 2 * R[:, None])
@@ -668,16 +679,6 @@ class CosineConditional(UniformNoiseConditional):
         total = mass.cumsum(1)
         edges = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
         return np.diff(edges, axis=1, prepend=0).astype(np.float32)
-
-
-class MomentTable(NamedTuple):
-    """Moments of a value in a cell, by entry and by the location from its middle."""
-
-    means: np.ndarray  # from the middle, those of all entries in a row
-    variances: np.ndarray  # likewise
-    starts: np.ndarray  # where those of each entry start
-    reach: np.ndarray  # how far its locations reach
-    unsent: np.ndarray  # variances of values that are in no cell, by entry
 
 
 class Reveal(Protocol):

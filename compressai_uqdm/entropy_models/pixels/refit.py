@@ -29,6 +29,7 @@ __all__ = ["Cells", "added", "code", "fit"]
 STEP_BITS = 5
 """Fractional bits of a step, of the outputs' units."""
 
+_AT_ONCE = 1 << 16  # values, to bound memory
 _SAMPLE = 1 << 15  # values that a fit looks at
 _ITERATIONS = 2  # a third saves another 0.02%
 _RIDGE = 30.0  # precision of what steps are expected to be, in units of outputs
@@ -71,9 +72,13 @@ def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
     Returns:
         int64, ``[2, m]``.
     """
-    sums = steps[:, :-1].astype(np.float32) @ hidden.astype(np.float32)  # exact
-    found = sums.astype(np.int64) << bits - STEP_BITS - HIDDEN_BITS
-    return found + (steps[:, -1:] << bits - STEP_BITS)
+    found = np.repeat(steps[:, -1:] << bits - STEP_BITS, hidden.shape[1], 1)
+    weights = steps[:, :-1].astype(np.float32)
+    for at in range(0, hidden.shape[1], _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        sums = weights @ hidden[:, part].astype(np.float32)  # exact
+        found[:, part] += sums.astype(np.int64) << bits - STEP_BITS - HIDDEN_BITS
+    return found
 
 
 # ---- coding ----
