@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,8 +198,28 @@ def test_strings_are_the_same_under_other_settings(
     with torch.autocast("cpu"):
         assert net.compress(x, seed=3) == out
     assert copy.deepcopy(net).double().compress(x, seed=3) == out
+    in_pixels = x.contiguous(memory_format=torch.channels_last)
+    assert net.compress(in_pixels, seed=3) == out
     both = net.compress(torch.cat([x.flip(3), x]), seed=3)
     assert [stage[1] for stage in both["strings"]] == [stage[0] for stage in out["strings"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_compiled_networks_give_the_same_integers(net: CosineUQDM) -> None:
+    """However a compiler fuses and orders their sums."""
+    generator = torch.Generator().manual_seed(0)
+    group = net.latent_priors[1].groups[20]
+    assert isinstance(group, Group)
+    state = torch.randint(-20000, 20000, (500, 96), generator=generator).double()
+    window = torch.randint(-512, 513, (9, 43, 63), generator=generator).float()
+    blocks = torch.randint(-(2**20), 2**20, (48, 20, 30), generator=generator).float()
+    network = net.pixel_prior.network
+    with torch.no_grad():
+        assert torch.equal(torch.compile(group.look)(state), group.look(state))
+        expected = network.layers(window, blocks, 5)
+        for a, b in zip(torch.compile(network.layers)(window, blocks, 5), expected):
+            assert torch.equal(a, b)
 
 
 # ---- coding ----

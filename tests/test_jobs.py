@@ -115,6 +115,23 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.1)
 
 
+def encoding(photograph: Image.Image, columns: int) -> pexpect.spawn:
+    """Two processes at work on larger pictures, in a terminal of so many columns."""
+    for i in range(3):
+        photograph.rotate(90 * i).save(f"in/big{i}.png")
+    child = pexpect.spawn(
+        sys.executable,
+        command("encode in out --jobs 2 --model uqdm-nano-ctx")[1:],
+        env=environment(),
+        encoding="utf-8",
+        dimensions=(40, columns),
+        timeout=300,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
+    child.expect(r" [1-9]\d*%")
+    return child
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize(
     ("kind", "code", "word"),
@@ -124,18 +141,7 @@ def test_interrupted(
     folder: Path, photograph: Image.Image, kind: str, code: int, word: str
 ) -> None:
     """A line and no more, no process stays, and only whole files do."""
-    for i in range(3):
-        photograph.rotate(90 * i).save(f"in/big{i}.png")
-    child = pexpect.spawn(
-        sys.executable,
-        command("encode in out --jobs 2 --model uqdm-nano-ctx")[1:],
-        env=environment(),
-        encoding="utf-8",
-        dimensions=(40, 100),
-        timeout=300,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )
-    child.expect(r" [1-9]\d*%")
+    child = encoding(photograph, 100)
     pids = processes_of(child.pid)
     assert len(pids) >= 2
     if kind == "SIGINT":
@@ -158,17 +164,7 @@ def test_interrupted(
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
 def test_a_process_that_is_killed(folder: Path, photograph: Image.Image) -> None:
     """As the system does where memory is short: it is told, and no one waits for ever."""
-    for i in range(3):
-        photograph.rotate(90 * i).save(f"in/big{i}.png")
-    child = pexpect.spawn(
-        sys.executable,
-        command("encode in out --jobs 2 --model uqdm-nano-ctx")[1:],
-        env=environment(),
-        encoding="utf-8",
-        dimensions=(40, 150),
-        timeout=300,
-    )
-    child.expect(r" [1-9]\d*%")
+    child = encoding(photograph, 150)
     started = [
         pid
         for pid in processes_of(child.pid)
