@@ -18,8 +18,10 @@ from compressai_uqdm.training.bar import StepBar
 from compressai_uqdm.training.cosine import (
     CosineTrainingConfig,
     PicturePhase,
+    _with_halved_colours,
     draw_crops,
     read_photographs,
+    vary,
 )
 
 STEPS = 20
@@ -234,6 +236,22 @@ def test_photographs_are_box_averaged(tmp_path: Path) -> None:
     assert [p.shape[1:] for p in found] == [(32, 20), (22, 14), (16, 10), (13, 8)]
     boxes = levels.reshape(32, 2, 20, 2, 3).mean((1, 3)).transpose(2, 0, 1)
     assert np.abs(found[0] - boxes).max() <= 0.5
+
+
+def test_crops_vary() -> None:
+    """Each in its own way; what has colours of half the resolution is as bright."""
+    rng = np.random.default_rng(0)
+    crops = torch.from_numpy(rng.integers(60, 200, (40, 3, 16, 24)).astype(np.uint8))
+    varied = vary(crops, rng)
+    assert varied.shape == crops.shape and varied.dtype == torch.uint8
+    same = (varied == crops).flatten(1).all(1).double().mean()
+    assert 0.05 < same < 0.6
+    halved = _with_halved_colours(crops.double())
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
+    before, after = ((weights * x).sum(1) for x in (crops.double(), halved))
+    assert (before - after).abs().max() < 1e-6
+    red_less_blue = (halved[:, 0] - halved[:, 2]).diff().abs().mean()
+    assert red_less_blue < 0.5 * (crops.double()[:, 0] - crops[:, 2]).diff().abs().mean()
 
 
 def test_crops_are_of_the_photographs_and_rather_detailed() -> None:

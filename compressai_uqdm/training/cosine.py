@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from PIL import Image
 from torch import Tensor
@@ -213,7 +214,10 @@ def draw_crops(
 
 
 def vary(crops: Tensor, rng: np.random.Generator) -> Tensor:
-    """Crops, uint8, ``[n, 3, H, W]``, some with grain or another contrast."""
+    """Crops, uint8, ``[n, 3, H, W]``, some varied: contrast, grain, half as fine colours.
+
+    Most cameras and JPEG files keep colours at half the resolution.
+    """
     x, n = crops.numpy().astype(np.float32), (len(crops), 1, 1, 1)
     contrast = np.where(rng.random(n) < VARIED, rng.uniform(*CONTRAST, n), 1)
     mean = x.mean((1, 2, 3), keepdims=True)
@@ -226,7 +230,19 @@ def vary(crops: Tensor, rng: np.random.Generator) -> Tensor:
     )
     grain = np.where(rng.random(n) < 0.4, blurred / 2, grain)
     x += grain * np.where(rng.random(n) < VARIED, rng.uniform(*GRAIN, n), 0)
+    halved = _with_halved_colours(torch.from_numpy(x)).numpy()
+    x = np.where(rng.random(n) < VARIED, halved, x)
     return torch.from_numpy(np.rint(x).clip(0, 255).astype(np.uint8))
+
+
+def _with_halved_colours(x: Tensor) -> Tensor:
+    """Images, ``[n, 3, H, W]``, of even sides, with colours of half the resolution."""
+    weights = x.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
+    brightness = (weights * x).sum(1, keepdim=True)
+    colours = F.interpolate(
+        F.avg_pool2d(x - brightness, 2), scale_factor=2.0, mode="bilinear"
+    )
+    return brightness + colours - (weights * colours).sum(1, keepdim=True)
 
 
 def _detail(crops: np.ndarray) -> np.ndarray:
