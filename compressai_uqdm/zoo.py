@@ -20,6 +20,7 @@ from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
+    validate_repo_id,
 )
 
 from . import datasets as datasets
@@ -31,7 +32,14 @@ from .models.cosine import CosineConfig, CosineUQDM
 from .models.uqdm import UQDM
 from .models.vdm import VDM
 
-__all__ = ["RECIPES", "Recipe", "find_weights", "load_model"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "find_in_repository",
+    "find_weights",
+    "is_repository",
+    "load_model",
+]
 
 HUB_REPOSITORY = "justuswill/UQDM"
 LOCAL_ZOO = "COMPRESSAI_UQDM_ZOO"
@@ -199,7 +207,8 @@ def find_weights(name: str, digest: str | None = None, progress: bool = True) ->
     if not progress:
         disable_progress_bars()
     try:
-        paths = _download([f"checkpoints/{name}/{file}" for file in FILES])
+        files = [f"checkpoints/{name}/{file}" for file in FILES]
+        paths = _download(HUB_REPOSITORY, files)
     except Exception as error:  # those of huggingface_hub and of its HTTP library
         looked.append(f"the Hub's {HUB_REPOSITORY}, checkpoints/{name} ({error})")
         raise FileNotFoundError(
@@ -215,11 +224,36 @@ def find_weights(name: str, digest: str | None = None, progress: bool = True) ->
     return paths[1].parent
 
 
-def _download(files: Sequence[str]) -> list[Path]:
+def is_repository(name: str) -> bool:
+    """Whether a repository of the Hub may have that name: ``owner/name``."""
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return False
+    return name.count("/") == 1
+
+
+def find_in_repository(repository: str, file: str) -> Path:
+    """A file of a repository of the Hub, or of its cache where that cannot be reached.
+
+    Raises:
+        FileNotFoundError: there is none, or it cannot be fetched.
+    """
+    try:
+        return _download(repository, [file])[0]
+    except Exception as error:  # those of huggingface_hub and of its HTTP library
+        raise FileNotFoundError(
+            f"no model in the Hub's {repository}, where {file} was looked for ({error}). "
+            "Check the name, and connect to the network; private repositories need hf auth "
+            "login"
+        ) from error
+
+
+def _download(repository: str, files: Sequence[str]) -> list[Path]:
     """Files of the Hub, or of its cache where the Hub cannot be reached."""
     unreachable = None
     try:  # once: hf_hub_download asks six times within half a minute, and logs each
-        url = huggingface_hub.hf_hub_url(HUB_REPOSITORY, files[0])
+        url = huggingface_hub.hf_hub_url(repository, files[0])
         huggingface_hub.get_hf_file_metadata(url)
     except Exception as error:  # those of the HTTP library too
         unreachable = error
@@ -227,7 +261,7 @@ def _download(files: Sequence[str]) -> list[Path]:
         return [
             Path(
                 huggingface_hub.hf_hub_download(
-                    HUB_REPOSITORY, file, local_files_only=unreachable is not None
+                    repository, file, local_files_only=unreachable is not None
                 )
             )
             for file in files

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -21,9 +22,11 @@ import torch
 
 from compressai.models import FactorizedPrior
 from compressai.zoo import image_models
+from PIL import Image
 
-from compressai_uqdm import UQDM, UQDMConfig
+from compressai_uqdm import UQDM, CosineConfig, CosineUQDM, UQDMConfig
 from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.models.checkpoint import Weights
 from compressai_uqdm.models.config import PUBLISHED
 from compressai_uqdm.zoo import FILES
@@ -431,6 +434,56 @@ UQDM.from_pretrained("someone/some-uqdm").save_pretrained(sys.argv[1])
     again = UQDM.from_pretrained(tmp_path / "again")
     check_same(net, again)
     assert not again.update()
+
+
+COMMAND = """
+import sys
+from compressai_uqdm.cli import main
+codes = []
+for line in sys.argv[1:]:
+    codes.append(main(line.split()))
+print(codes)
+"""
+
+
+@pytest.mark.slow
+def test_command_with_a_repository(
+    hub: Hub, tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--model takes what was pushed to the Hub, or saved, and files know it by its name."""
+    monkeypatch.chdir(tmp_path)
+    photograph.crop((200, 100, 224, 120)).save("a.png")
+    small = CosineUQDM(CosineConfig(hidden=8))
+    for name, net in (("cosine", small), ("uqdm", UQDM(SMALL))):
+        net.update()
+        net.save_pretrained(tmp_path / name)
+        hub.add_folder(f"someone/{name}", tmp_path / name)
+    done = run_python(
+        COMMAND,
+        "encode a.png c.uqdm --model someone/cosine",
+        "encode a.png u.uqdm --model someone/uqdm --stages 2",
+        "encode a.png l.uqdm --model cosine",  # a folder that is here
+        "decode c.uqdm c.png --model someone/cosine",
+        "decode u.uqdm u.png --model uqdm",
+        "decode c.uqdm no.png",
+        "encode a.png no.uqdm --model someone/nothing",
+        HF_ENDPOINT=hub.endpoint,
+        HF_HOME=str(tmp_path / "home"),
+    )
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 1, 1]", done.stderr
+    header, start = parse_header(Path("c.uqdm").read_bytes())  # type: ignore[misc]
+    assert header.model == "someone/cosine"
+    local = Path("l.uqdm").read_bytes()
+    assert local[-sum(header.lengths) :] == Path("c.uqdm").read_bytes()[start:]
+    assert Image.open("c.png").tobytes() == Image.open("a.png").tobytes()
+    lines = re.split(r"[\r\n]+", done.stderr)  # downloads have bars
+    ours = [line for line in lines if line.startswith("uqdm: ")]
+    # what is not trained makes large files
+    one, two = (line for line in ours if "is larger than" not in line)
+    assert one.startswith("uqdm: c.uqdm: the file was encoded with a model 'someone/cosin")
+    assert one.endswith("; someone/cosine is a name on the Hub")
+    assert two.startswith("uqdm: no model in the Hub's someone/nothing, where model.safet")
+    assert "Check the name" in two
 
 
 # ---- files ----

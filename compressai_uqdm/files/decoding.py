@@ -15,6 +15,7 @@ from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
 from ..models.base import ProgressiveModel, Reconstruction
 from ..progress import Passes, Progress
+from ..zoo import is_repository
 from .container import ends_in_header, parse_header
 from .header import Header
 from .model import NAMES, Codec, open_codec
@@ -129,9 +130,11 @@ class StreamingDecoder:
 
     def _open(self, header: Header) -> ProgressiveModel[Any]:
         if self.model is None and header.model not in NAMES:
+            hub = f"; {header.model} is a name on the Hub" * is_repository(header.model)
             raise FileNotFoundError(
                 f"the file was encoded with a model {header.model!r} that is not in the "
-                "zoo: give its checkpoint (--model, or compressai_uqdm.load(model=...))"
+                "zoo: give its checkpoint or repository (--model, or "
+                f"compressai_uqdm.load(model=...)){hub}"
             )
         model = self.model or header.model
         codec = open_codec(model, self.device) if isinstance(model, str) else model

@@ -13,12 +13,15 @@ from ..models.base import ProgressiveModel
 from ..models.checkpoint import read_checkpoint
 from ..models.cosine import CosineConfig, CosineUQDM
 from ..models.uqdm import UQDM
-from ..zoo import RECIPES
+from ..zoo import RECIPES, find_in_repository, is_repository
 from .header import Arithmetic
 
 __all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "open_codec"]
 
 DEFAULT_MODEL = "uqdm-photo"
+
+SAVED = "model.safetensors"
+"""The file with the weights that ``save_pretrained`` and ``push_to_hub`` write."""
 
 NAMES = tuple(name for name, recipe in RECIPES.items() if recipe.cls.arithmetics)
 """Models of the zoo that can code."""
@@ -60,17 +63,29 @@ class Codec:
         return self._computing_in[arithmetic]
 
 
-def _class_of(path: Path) -> type[UQDM] | type[CosineUQDM]:
-    """The class of the model in a checkpoint, which its configuration tells."""
+def _from_file(path: Path) -> UQDM | CosineUQDM:
+    """A model of the class that the checkpoint's configuration tells.
+
+    Args:
+        path: a checkpoint, or a folder as published or as ``save_pretrained`` writes it.
+    """
     if path.is_dir():
-        return UQDM
+        if not (path / SAVED).exists():
+            return UQDM.from_checkpoint(path)
+        path = path / SAVED
     config = read_checkpoint(path).get("config_bytes", torch.empty(0))
-    return CosineUQDM if CosineConfig.is_in(config) else UQDM
+    cls = CosineUQDM if CosineConfig.is_in(config) else UQDM
+    return cls.from_checkpoint(path)
 
 
 @functools.lru_cache(maxsize=2)
 def open_codec(model: str, device: str = "cpu") -> Codec:
-    """A model by its name in the zoo, or by the path of its checkpoint.
+    """A model by its name in the zoo, the path of its checkpoint, or its repository.
+
+    Args:
+        model: one of these; a repository of the Hugging Face Hub is that of a model that
+            was pushed to it, such as ``someone/some-uqdm``.
+        device: where it is to be.
 
     Raises:
         FileNotFoundError: there are no weights of that name.
@@ -79,10 +94,12 @@ def open_codec(model: str, device: str = "cpu") -> Codec:
     if model in NAMES:
         net: Any = RECIPES[model].load()
     elif Path(model).exists():
-        net = _class_of(Path(model)).from_checkpoint(model)
+        net, model = _from_file(Path(model)), Path(model).name
+    elif is_repository(model):
+        net = _from_file(find_in_repository(model, SAVED))
     else:
         raise FileNotFoundError(
-            f"no model {model!r}: expected the path of a checkpoint, or one of "
-            f"{', '.join(NAMES)}"
+            f"no model {model!r}: expected the path of a checkpoint, a repository of the "
+            f"Hub as owner/name, or one of {', '.join(NAMES)}"
         )
-    return Codec(Path(model).name, net.to(device))
+    return Codec(model, net.to(device))
