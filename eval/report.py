@@ -10,10 +10,7 @@ WebP of quality 90, while sizes and PSNR are always those of the exact pictures.
 """
 
 import argparse
-import base64
-import html
 import io
-import json
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +24,6 @@ from evaluate import METHODS
 from figures import Style, draw_panel, limit, ordered
 from images import ImageSet, InputError
 from matplotlib.figure import Figure
-from PIL import Image
 from result_files import (
     METRICS,
     Bjontegaard,
@@ -37,58 +33,24 @@ from result_files import (
     read_curves,
 )
 from runs import run_program
-from stages import Received, load_coder, receive
+from stages import load_coder, receive
 from tqdm import tqdm
+
+from compressai_uqdm.page import (
+    Picture,
+    as_script,
+    cell,
+    escape,
+    picture_section,
+    rows,
+    slider,
+    style,
+)
 
 __all__ = ["Picture", "report"]
 
-EXACT_SIDE = 256
-"""Up to this many pixels a side, pictures are in the page as they are."""
-
-PREVIEW_QUALITY = 90
 DEFAULT_PICTURES = 3
 INK = "#123456"  # stands for the page's colour of text, which follows its theme
-
-
-class Picture:
-    """A picture of the page.
-
-    Args:
-        name: of the image.
-        original: uint8, ``[H, W, 3]``.
-        received: what is seen of it, by size: after stages, or any other cuts.
-    """
-
-    def __init__(self, name: str, original: np.ndarray, received: Sequence[Received]):
-        self.name, self.original, self.received = name, original, received
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it is in the page as it is, not as a preview."""
-        return max(self.original.shape[:2]) <= EXACT_SIDE
-
-    def data(self) -> dict[str, Any]:
-        """What the page's slider needs; the last step is the original if none is given."""
-        steps = [
-            {
-                "size": r.size,
-                "words": f"{r.name} · {r.size:,} bytes · {r.bpp:.3f} bits per pixel · "
-                f"{r.quality}",
-                "src": self._embed(r.picture),
-            }
-            for r in self.received
-        ]
-        is_last = np.array_equal(self.received[-1].picture, self.original)
-        original = None if is_last else self._embed(self.original)
-        return {"name": self.name, "original": original, "steps": steps}
-
-    def _embed(self, picture: np.ndarray) -> str:
-        file = io.BytesIO()
-        kind, options = "webp", {"quality": PREVIEW_QUALITY, "method": 6}
-        if self.is_exact:
-            kind, options = "png", {"optimize": True}
-        Image.fromarray(picture).save(file, kind, **options)
-        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def report(
@@ -129,6 +91,8 @@ def report(
         anchors=options(drawn, first),
         metric=escape(METRICS[metrics[0]]),
         summary=summary(drawn, exact, missing),
+        style=style(),
+        slider=slider(),
         pictures=picture_section(pictures, coder),
         points="".join(points(c, metrics) for c in drawn),
         data=as_script(
@@ -138,15 +102,6 @@ def report(
             }
         ),
     )
-
-
-def escape(text: str) -> str:
-    return html.escape(text)
-
-
-def as_script(data: object) -> str:
-    # "</script>" and "<!--" must not appear in the page's script element
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
 # ---- curves ----
@@ -219,19 +174,6 @@ def swatch(style: Style) -> str:
 
 
 # ---- tables ----
-
-
-def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML; the first of each row is its heading."""
-    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
-    lines = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>' for first, *cells in body
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def cell(text: str, attributes: str = "") -> str:
-    return f"<td{attributes}>{escape(text)}</td>"
 
 
 def summary(
@@ -322,41 +264,6 @@ def points(curve: Curve, metrics: Sequence[str]) -> str:
 
 
 # ---- pictures ----
-
-
-def picture_section(pictures: Sequence[Picture], coder: str) -> str:
-    """A slider per picture; the page's script fills it."""
-    if not pictures:
-        return ""
-    figures = []
-    for i, picture in enumerate(pictures):
-        height, width = picture.original.shape[:2]
-        scale = max(1, 384 // max(height, width)) if picture.is_exact else 1
-        pixelated = ' style="image-rendering: pixelated"' if scale > 1 else ""
-        figures.append(
-            f'<figure class="card picture"><div class="head"><h3 id="picture-{i}">'
-            f'{escape(picture.name)}</h3><output for="slider-{i}" class="quiet"></output>'
-            f'</div><img alt="{escape(picture.name)}, as far as received" '
-            f'width="{scale * width}" height="{scale * height}"{pixelated}>'
-            f'<div class="controls"><input type="range" id="slider-{i}" min="0" step="1" '
-            f'max="{len(picture.received) - 1}" value="0" aria-labelledby="picture-{i}">'
-            '<button type="button" aria-pressed="false">Original</button></div>'
-            '<div class="bar"><div></div></div></figure>'
-        )
-    kinds = {picture.is_exact for picture in pictures}
-    notes = {
-        True: f"Pictures of up to {EXACT_SIDE}x{EXACT_SIDE} are shown exactly.",
-        False: f"Pictures larger than {EXACT_SIDE}x{EXACT_SIDE} are shown as previews, "
-        f"WebP of quality {PREVIEW_QUALITY}, which hide differences above some 40 dB.",
-    }
-    shown = " ".join(notes[kind] for kind in (True, False) if kind in kinds)
-    return (
-        '<section aria-labelledby="pictures"><h2 id="pictures">Pictures as they arrive'
-        f"</h2><p>Real streams of {escape(coder)}; drag the slider, or use the arrow keys. "
-        "The bar is the share of all bytes. Bytes and PSNR are of the exact pictures. "
-        f"{shown}</p>{''.join(figures)}<noscript><p>The pictures need JavaScript."
-        "</p></noscript></section>"
-    )
 
 
 def choose(images: ImageSet, count: int | None) -> list[int]:

@@ -1,45 +1,17 @@
 """A picture as it arrives: what is seen once so many bytes of it are received."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from curves import psnr
 from evaluate import Net, as_tensor, load
 from images import InputError
 
 from compressai_uqdm.models.base import Reconstruction
+from compressai_uqdm.page import Received
 
 __all__ = ["Received", "load_coder", "receive"]
-
-
-@dataclass(frozen=True)
-class Received:
-    """A picture from the first bytes of its stream.
-
-    Args:
-        name: how far this is, such as "stage 2".
-        size: how many bytes.
-        picture: uint8, ``[H, W, 3]``.
-        mse: against the original, of values 0..255.
-    """
-
-    name: str
-    size: int
-    picture: np.ndarray
-    mse: float
-
-    @property
-    def bpp(self) -> float:
-        """Bits per pixel."""
-        return 8 * self.size / (self.picture.shape[0] * self.picture.shape[1])
-
-    @property
-    def quality(self) -> str:
-        """PSNR in words."""
-        return f"{psnr(self.mse, self.picture.size):.2f} dB" if self.mse else "exact"
 
 
 def load_coder(name: str) -> Net:
