@@ -17,15 +17,15 @@ from PIL import Image
 
 __all__ = [
     "ASSETS",
+    "Cell",
     "Picture",
     "Received",
     "as_script",
-    "cell",
     "escape",
     "picture_section",
-    "rows",
     "slider",
     "style",
+    "table",
 ]
 
 ASSETS = Path(__file__).parent / "assets/page"
@@ -57,18 +57,39 @@ def as_script(data: object) -> str:
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
-def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML; the first of each row is its heading."""
-    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
-    lines = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>' for first, *cells in body
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Args:
+        text: what is in it.
+        attributes: of its element, as HTML.
+    """
+
+    text: str
+    attributes: str = ""
 
 
-def cell(text: str, attributes: str = "") -> str:
-    """A cell of a table."""
-    return f"<td{attributes}>{escape(text)}</td>"
+def table(head: Sequence[str], body: Sequence[Sequence[Cell]]) -> str:
+    """A table, in which the first cell of each row is its heading.
+
+    Args:
+        head: what stands above the columns, and where there is no room for these, before
+            each cell.
+        body: the rows.
+    """
+    lines = []
+    for row in body:
+        cells = []
+        for i, (name, cell) in enumerate(zip(head, row)):
+            tag = "td" if i else 'th scope="row"'
+            cells.append(
+                f'<{tag} data-head="{escape(name)}"{cell.attributes}>{escape(cell.text)}'
+                f"</{tag[:2]}>"
+            )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 # ---- pictures ----
@@ -171,13 +192,14 @@ def picture_section(pictures: Sequence[Picture], coder: str) -> str:
     notes = {
         True: "Small pictures are shown exactly.",
         False: f"Large pictures are shown as previews, WebP of quality {PREVIEW_QUALITY}, "
-        "which hide differences above some 40 dB.",
+        "which hide differences above some 40 dB; bytes and PSNR are of the pictures "
+        "themselves.",
     }
     shown = " ".join(notes[kind] for kind in (True, False) if kind in kinds)
     return (
         '<section aria-labelledby="pictures"><h2 id="pictures">Pictures as they arrive'
         f"</h2><p>Real streams of {escape(coder)}; drag the slider, or use the arrow keys. "
-        "The bar is the share of all bytes. Bytes and PSNR are of the exact pictures. "
+        "The bar is the share of all bytes. "
         f"{shown}</p>{''.join(figures)}<noscript><p>The pictures need JavaScript."
         "</p></noscript></section>"
     )

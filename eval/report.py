@@ -11,6 +11,7 @@ WebP of quality 90, while sizes and PSNR are always those of the exact pictures.
 
 import argparse
 import io
+import re
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,14 +38,14 @@ from stages import load_coder, receive
 from tqdm import tqdm
 
 from compressai_uqdm.page import (
+    Cell,
     Picture,
     as_script,
-    cell,
     escape,
     picture_section,
-    rows,
     slider,
     style,
+    table,
 )
 
 __all__ = ["Picture", "report"]
@@ -117,35 +118,36 @@ def options(curves: Sequence[Curve], first: Curve) -> str:
 
 
 def figure(curves: Sequence[Curve], metrics: Sequence[str]) -> str:
-    """The curves as SVG: all rates, low rates, then other metrics."""
+    """The curves as SVG, a panel each: all rates, low rates, then other metrics."""
+    panels = [draw(curves, metrics[0], 0), draw(curves, metrics[0], 1, low_rates(curves))]
+    return "".join(panels + [draw(curves, m, i) for i, m in enumerate(metrics[1:], 2)])
+
+
+def draw(curves: Sequence[Curve], metric: str, i: int, up_to: float | None = None) -> str:
+    """Panel ``i``, of rates up to a limit if there is one."""
     ink: dict[Any, Any] = dict.fromkeys(
         ["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"],
         INK,
     )
-    with mpl.rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": "report"}):
-        panels = [metrics[0], metrics[0], *metrics[1:]]
-        rows = -(-len(panels) // 2)
-        drawing = Figure(figsize=(10.5, 4.2 * rows), layout="constrained")
-        axes = drawing.subplots(rows, 2, squeeze=False).ravel()
-        for ax, metric in zip(axes, panels):
-            draw_panel(ax, curves, metric)
-            ax.grid(color=INK, alpha=0.12)
-        limit([axes[1]], low_rates(curves))
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-        for i, ax in enumerate(axes):
-            for line in ax.get_lines():
-                if line.get_gid():  # once in the page
-                    line.set_gid(f"{line.get_gid()}-{i}")
+    with mpl.rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": f"panel {i}"}):
+        drawing = Figure(figsize=(5.25, 4.2), layout="constrained")
+        ax = drawing.subplots()
+        draw_panel(ax, curves, metric)
+        ax.grid(color=INK, alpha=0.12)
+        if up_to is not None:
+            limit([ax], up_to)
+        for line in ax.get_lines():
+            if line.get_gid():  # once in the page
+                line.set_gid(f"{line.get_gid()}-{i}")
         file = io.StringIO()
         drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = svg.replace("'DejaVu Sans'", "system-ui")
-    label = (
-        f"{METRICS[metrics[0]]} and other metrics over bits per pixel; the tables have all"
-    )
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # which nothing refers to
+    rates = "bits per pixel" if up_to is None else f"up to {up_to:.2g} bits per pixel"
+    label = escape(f"{METRICS[metric]} over {rates}; the tables have all")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def low_rates(curves: Sequence[Curve]) -> float:
@@ -192,22 +194,22 @@ def summary(
     body = []
     for i, c in enumerate(curves):
         lossless = "" if c.lossless_bpp is None else f"{c.lossless_bpp:.3f}"
-        bd = [cell("", f' data-bd="{i}" data-part="{part}"') for part in (0, 1)]
-        times = [cell(time_range(c, side)) for side in ("encoding", "decoding")]
-        kind = cell(c.bits, ' class="left"')
-        body.append([escape(c.name), cell(lossless), *bd, *times, kind])
+        bd = [Cell("", f' data-bd="{i}" data-part="{part}"') for part in (0, 1)]
+        times = [Cell(time_range(c, side)) for side in ("encoding", "decoding")]
+        kind = Cell(c.bits, ' class="left"')
+        body.append([Cell(c.name), Cell(lossless), *bd, *times, kind])
     for c in exact:
-        times = [cell(time_range(c, side)) for side in ("encoding", "decoding")]
+        times = [Cell(time_range(c, side)) for side in ("encoding", "decoding")]
         cells = [
-            cell(f"{c.lossless_bpp:.3f}" if c.lossless_bpp else ""),
-            cell(""),
-            cell(""),
+            Cell(f"{c.lossless_bpp:.3f}" if c.lossless_bpp else ""),
+            Cell(""),
+            Cell(""),
         ]
-        body.append([escape(c.name), *cells, *times, cell(c.bits, ' class="left"')])
+        body.append([Cell(c.name), *cells, *times, Cell(c.bits, ' class="left"')])
     for c in missing:
-        note = cell(f"not run: missing {c.missing}", ' class="left long" colspan="6"')
-        body.append([escape(c.name), note])
-    return rows(head, body)
+        note = Cell(f"not run: missing {c.missing}", ' class="left long" colspan="6"')
+        body.append([Cell(c.name), note])
+    return table(head, body)
 
 
 def time_range(curve: Curve, side: str) -> str:
@@ -253,10 +255,10 @@ def points(curve: Curve, metrics: Sequence[str]) -> str:
     body = []
     for i, rate in enumerate(curve.bpp):
         values = [curve.metrics[m][i] for m in known]
-        cells = [cell("exact" if v is None else f"{v:.4f}") for v in values]
-        cells += [cell(duration(curve.times[t][i])) for t in times]
-        body.append([f"{rate:.4f}", *cells])
-    text = rows([escape(h) for h in head], body)
+        cells = [Cell("exact" if v is None else f"{v:.4f}") for v in values]
+        cells += [Cell(duration(curve.times[t][i])) for t in times]
+        body.append([Cell(f"{rate:.4f}"), *cells])
+    text = table(head, body)
     if curve.lossless_bpp is not None:
         text += f"<p>Lossless at {curve.lossless_bpp:.4f} bits per pixel.</p>"
     note = f'<p class="quiet">{escape(curve.description)}</p>' if curve.description else ""

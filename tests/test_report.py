@@ -59,7 +59,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.texts: list[str] = []
         self.feed(text)
-        self.svg = text[text.index("<svg role") : text.rindex("</svg>") + 6]
+        plots = text[text.index("<svg role") : text.rindex("</svg>") + 6]
+        self.svg = f"<div>{plots}</div>"
         (data,) = re.findall(
             r'<script type="application/json" id="data">(.*)</script>', text
         )
@@ -108,7 +109,7 @@ def test_curves_and_tables(page: Path, folder: Path) -> None:
     assert "not run: missing the program bpgenc" in texts
     assert "with <b>tags</b> & such" in texts  # as text, not as tags
 
-    # a box per curve, for lines in both panels of the figure
+    # a box per curve, for lines in all panels
     ids = {e.get("id") for e in ET.fromstring(shown.svg).iter()}
     boxes = [a["value"] for a in shown.all("input") if a.get("type") == "checkbox"]
     assert boxes == ["curve-0", "curve-1"]
@@ -231,6 +232,9 @@ def test_in_a_browser(page: Path) -> None:
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.goto(page.as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        wide = "[...document.querySelectorAll('main *')].filter(e => e.checkVisibility()"
+        wide += " && e.getBoundingClientRect().right > 390).map(e => e.outerHTML)"
+        assert tab.evaluate(wide) == []  # plots and tables too
         steps = tab.evaluate("data.pictures[0].steps")
         figure = tab.locator(".picture").first
         slider, image = figure.locator("input"), figure.locator("img")
