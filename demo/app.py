@@ -21,6 +21,8 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image, ImageOps
 from rivals import RIVALS, largest, opened, psnr
 
+import compressai_uqdm
+
 from compressai_uqdm import StreamingDecoder, encode
 from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.files.model import open_codec
@@ -28,7 +30,7 @@ from compressai_uqdm.files.model import open_codec
 MODEL = "uqdm-photo"
 MAX_PIXELS = 1_000_000
 MAX_SIDE = 4096
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLE = Path(compressai_uqdm.__file__).parent / "assets/demo/friends.webp"
 ORIGINAL = "Original"
 
 INTRODUCTION = f"""
@@ -213,7 +215,7 @@ with gr.Blocks(title="UQDM: a photograph in stages", delete_cache=(3600, 3600)) 
             photo = gr.Image(
                 type="filepath", image_mode=None, label="Photograph", sources=["upload"]
             )
-            gr.Examples([str(EXAMPLES / "dogs.webp")], photo, label="Or this one")
+            gr.Examples([str(EXAMPLE)], photo, label="Or this one")
             gr.Markdown(CREDIT)
         with gr.Column(scale=3, min_width=320, visible=False) as results:
             n_bytes = gr.Slider(0, 1, 0, step=1, label="Bytes that have arrived")

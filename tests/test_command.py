@@ -225,7 +225,10 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["encode", "nothing.png", "b.uqdm"], "No such file or directory: nothing.png"),
+        (
+            ["encode", "nothing.png", "b.uqdm"],
+            "nothing.png: No such file or directory; check the name",
+        ),
         (["encode", "a.png", "no/folder/b.uqdm"], "no folder no/folder: make it first"),
         (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
         (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
@@ -283,10 +286,10 @@ def test_what_can_be_known_is_told_before_any_work(
     assert main(["encode", *inputs, "out", "--stage", "1"]) == 1
     told = [line.split(": ", 2)[1:] for line in capsys.readouterr().err.splitlines()]
     assert told == [
-        ["nothing.png", "No such file or directory: nothing.png"],
+        ["nothing.png", "No such file or directory; check the name"],
         ["b.png", "out/b.uqdm exists: give --force to replace it"],
         ["d.png", "out/d.uqdm is a folder: expected the name of a file"],
-        ["c.png", "no picture that Pillow can read"],
+        ["c.png", "no picture that Pillow can read: convert it to PNG first"],
     ]
     assert Path("out/a.uqdm").is_file() and Path("out/b.uqdm").read_text() == "dear"
 
@@ -370,6 +373,7 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
         (0, "--help"),
         (0, "encode --help"),
         (0, "--version"),
+        (1, "demo text.png"),
         (0, f"info {data}"),
         (0, f"truncate {data} cut.uqdm --stage 1"),
         (1, "encode nothing.png n.uqdm"),

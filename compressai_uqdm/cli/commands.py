@@ -18,6 +18,7 @@ from click import UsageError
 
 from .. import __version__
 from ..checks import MAX_PIXELS
+from .demo import FOLDER, demonstrate
 from .places import FILE, PICTURES, find_inputs, find_pairs
 from .running import Interrupted, work_on_all
 from .tasks import Decode, Encode, Info, Network, Truncate, Verify
@@ -77,6 +78,11 @@ class Commands(click.Group):
         try:
             with _ended_by_sigterm():
                 return super().invoke(ctx)
+        except UsageError as error:
+            if error.ctx is None:  # click's parser leaves out which command it is of
+                command = self.commands[str(ctx.invoked_subcommand)]
+                error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
+            raise
         except BrokenPipeError:  # whoever read our output has gone: nothing to flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (Failure, OSError) as error:
@@ -313,3 +319,23 @@ def verify(paths: tuple[Path, ...], network: Network, jobs: int) -> int:
     """Decode .uqdm files and check them."""
     pairs = [(source, None) for source in find_inputs(paths, (FILE,))]
     return work_on_all(Verify(network), pairs, jobs=jobs)
+
+
+@uqdm.command()
+@click.argument("photo", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help=f"Folder for what it writes, by default {FOLDER}/NAME.",
+)
+@network(f"{MODEL}.")
+@force
+def demo(photo: Path | None, **options: Any) -> int:
+    """Show with a photograph what this is.
+
+    Codes PHOTO, or one that comes with the package; writes the picture of every stage and
+    a page with a slider through its bytes, and compares its size with that of other files.
+    At a terminal with a display, a browser opens the page.
+    """
+    return demonstrate(photo, **options)

@@ -87,14 +87,16 @@ def _check(
             if source != STANDARD:
                 source.stat()
             if target in targets:
-                raise ValueError(f"another input goes to {target}")
+                raise ValueError(
+                    f"another input goes to {target} too: rename one, or work on it alone"
+                )
             if target is not None and target != STANDARD:
                 targets.add(target)
                 if ours:  # others may be at work on theirs
                     check_target(target, force)
         except (OSError, ValueError) as error:
             if ours:
-                say(f"{name_of(source)}: {told(error)}")
+                say(f"{name_of(source)}: {told(error, source)}")
                 failed += 1
         else:
             if ours:
@@ -116,7 +118,7 @@ def _attempt(task: Task, source: Path, target: Path | None, show: Show) -> Outco
     except (BrokenPipeError, Failure, click.UsageError):
         raise
     except Exception as error:  # Pillow's and PyTorch's are of many kinds
-        return Outcome(Told(notes=[told(error)]), failed=True)
+        return Outcome(Told(notes=[told(error, source)]), failed=True)
 
 
 @dataclass(frozen=True)

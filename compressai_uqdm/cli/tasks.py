@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from ..files.encoding import Encoded
     from ..files.model import Codec
 
-__all__ = ["Decode", "Encode", "Info", "Network", "Task", "Told", "Truncate", "Verify"]
+__all__ = [
+    "Decode",
+    "Encode",
+    "Info",
+    "Network",
+    "Task",
+    "Told",
+    "Truncate",
+    "Verify",
+    "open_picture",
+]
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 NO_LIMIT = 1 << 70
@@ -158,8 +168,7 @@ class Encode:
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
         assert target is not None
         data = read(source)
-        with _open(data) as image:
-            _check_size(image, self.network.max_pixels)
+        with open_picture(data, self.network.max_pixels) as image:
             codec = self.network.codec()
             with _notes() as notes, show() as progress:
                 start = time.perf_counter()
@@ -180,14 +189,14 @@ class Encode:
 
     def pixels(self, source: Path) -> int:
         try:
-            with _open(source) as image:
+            with open_picture(source, self.network.max_pixels) as image:
                 return int(image.width * image.height)
         except Exception:  # the work will tell
             return 0
 
     def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
         codec = self.network.codec()
-        with _open(source) as image:
+        with open_picture(source) as image:
             left, top = max(image.width - TILE, 0) // 2, max(image.height - TILE, 0) // 2
             tile = image.crop((left, top, left + TILE, top + TILE)).convert("RGB")
         options = {k: v for k, v in self.options.items() if k not in ("max_bytes", "bpp")}
@@ -206,22 +215,27 @@ def _encode(image: "Image.Image", codec: "Codec", **options: Any) -> "Encoded":
     return encode_measured(image, codec, **options)
 
 
-def _open(data: bytes | Path) -> "Image.Image":
+def open_picture(data: bytes | Path, max_pixels: int = NO_LIMIT) -> "Image.Image":
+    """A picture, in a file or in its bytes.
+
+    Raises:
+        ValueError: it is none, or has too many pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
-        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except UnidentifiedImageError as error:
-        raise ValueError("no picture that Pillow can read") from error
-
-
-def _check_size(image: "Image.Image", max_pixels: int) -> None:
+        raise ValueError(
+            "no picture that Pillow can read: convert it to PNG first"
+        ) from error
     if image.width * image.height > max_pixels:
         raise ValueError(
             f"the picture has {image.width} x {image.height} pixels, more than "
             f"the limit of {max_pixels} (--max-pixels)"
         )
+    return image
 
 
 def _quality(coded: "Encoded") -> str:
@@ -289,7 +303,7 @@ class _Decoding:
 
     def pixels(self, source: Path) -> int:
         try:
-            found = parse_header(read(source, LOOK), NO_LIMIT)
+            found = parse_header(read(source, LOOK), self.network.max_pixels)
         except Exception:  # the work will tell
             return 0
         return found[0].size[0] * found[0].size[1] if found else 0

@@ -39,12 +39,14 @@ def say(message: str) -> None:
     click.echo(f"uqdm: {message}", err=True)
 
 
-def told(error: Exception) -> str:
-    """An error in one line."""
+def told(error: Exception, path: Path | None = None) -> str:
+    """An error in one line, without the path, if given, that it is told of."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        path = error.filename if error.filename is not None else ""
-        return f"{error.strerror}{': ' * bool(path)}{path}"
+        text = error.strerror
+        if error.filename is not None and Path(error.filename) != path:
+            text += f": {error.filename}"
+        return text + "; check the name" * isinstance(error, FileNotFoundError)
     if isinstance(error, (ValueError, OSError, Failure)) and text:
         return text
     return f"{type(error).__name__}: {text}"

@@ -1,0 +1,212 @@
+"""``uqdm demo``: what this is, shown with a photograph."""
+
+import io
+import itertools
+import os
+import sys
+import time
+
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .places import FILE, as_bytes, read, write
+from .tasks import Network, open_picture
+from .terminal import Failure, bar, name_of, told
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..files.encoding import Encoded
+    from ..files.model import Codec
+    from ..page import Received
+
+__all__ = ["FOLDER", "demonstrate"]
+
+FOLDER = "uqdm-demo"
+PHOTO = Path(__file__).parent.parent / "assets/demo/friends.webp"
+CREDIT = " Photograph: “friends” by Aitzol Berasategi, CC BY 4.0, cut and reduced."
+
+CUTS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of a stage's bytes that the slider stops at."""
+
+MANY_PIXELS = 1_000_000
+"""In larger pictures it stops at whole stages: each stop takes a decoder's time."""
+
+EXACT_SIDE = 512
+"""Up to this many pixels a side, the page has pictures as they are."""
+
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "PNG": {"format": "PNG", "optimize": True},
+    "WebP": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
+    # without its colour transform it would take twice as much
+    "JPEG 2000": {"format": "JPEG2000", "mct": 1, "no_jp2": True},
+}
+"""Other files, and the options of Pillow's that make them small."""
+
+
+def demonstrate(
+    photo: Path | None, output: Path | None, network: Network, force: bool
+) -> int:
+    """Code a photograph, the packaged one by default, and show it in a folder.
+
+    Args:
+        photo: the photograph.
+        output: the folder, by default one of the photograph's name in ``FOLDER``.
+        network: what codes it.
+        force: replace the files of an earlier demonstration.
+
+    Returns:
+        the exit code, 0.
+
+    Raises:
+        Failure: the photograph cannot be coded, or the folder has files already.
+    """
+    source = photo or PHOTO
+    output = output or Path(FOLDER) / source.stem
+    if not force and output.is_dir() and any(output.iterdir()):
+        raise Failure(
+            f"the folder {output} has files in it: give --force to replace those of an "
+            "earlier demo, or another --output"
+        )
+    try:
+        image = _upright(read(source), network.max_pixels)
+    except (OSError, ValueError) as error:
+        raise Failure(f"{name_of(source)}: {told(error, source)}") from error
+    codec = network.codec()
+    output.mkdir(parents=True, exist_ok=True)
+
+    coded, seconds = _coded(source.stem, image, codec)
+    file = output / f"{source.stem}{FILE}"
+    write(file, coded.data)
+    click.echo(f"{file}: {image.width} x {image.height}, coded in {seconds:.1f} s")
+    received = _receive(image, coded, codec, output)
+    sizes = {FILE: len(coded.data), **_lossless_sizes(image)}
+    listed = ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())
+    click.echo(f"without loss, in bytes: {listed}")
+    page = output / "index.html"
+    credit = "" if photo else CREDIT
+    write(page, _page(source.stem, credit, image, received, sizes, codec.name).encode())
+    click.echo(f"{page}: open it in a browser, and move the slider")
+    if sys.stdout.isatty() and _has_display():
+        click.launch(str(page.resolve()))
+    return 0
+
+
+def _upright(data: bytes, max_pixels: int) -> "Image.Image":
+    """The pixels of a photograph, grayscale or RGB, turned as its EXIF says.
+
+    Raises:
+        ValueError: it cannot be coded.
+    """
+    from PIL import ExifTags, Image, ImageOps
+
+    from ..files.pictures import orientation, take_apart
+
+    with open_picture(data, max_pixels) as opened:
+        parts = take_apart(opened)
+        gray = parts.colour == "L"
+        image = Image.fromarray(parts.levels[..., 0] if gray else parts.levels)
+        image.getexif()[ExifTags.Base.Orientation] = orientation(opened)
+        return ImageOps.exif_transpose(image)
+
+
+def _coded(name: str, image: "Image.Image", codec: "Codec") -> "tuple[Encoded, float]":
+    """The file, and the seconds that it took."""
+    from ..files.encoding import encode_measured
+
+    start = time.perf_counter()
+    with bar(f"coding {name}") as shown:
+        coded = encode_measured(
+            image, codec, progress=lambda share: shown.update(share - shown.n)
+        )
+    return coded, time.perf_counter() - start
+
+
+def _receive(
+    image: "Image.Image", coded: "Encoded", codec: "Codec", output: Path
+) -> "list[Received]":
+    """The photograph as the bytes of its file arrive; that of each stage is written."""
+    import numpy as np
+
+    from ..files.decoding import StreamingDecoder
+    from ..page import Received
+
+    original = np.asarray(image.convert("RGB"))
+    n_pixels = image.width * image.height
+    shares = CUTS if n_pixels <= MANY_PIXELS else CUTS[-1:]
+    lengths = coded.header.lengths
+    starts = itertools.accumulate(lengths, initial=len(coded.data) - sum(lengths))
+    decoder = StreamingDecoder(codec, max_pixels=n_pixels)
+    received, at = [], 0
+    with bar("decoding beginnings of it") as shown:
+        for stage, (start, length) in enumerate(zip(starts, lengths), 1):
+            for share in shares:
+                end = start + round(share * length)
+                decoder.feed(coded.data[at:end])
+                at, picture = end, decoder.picture().image
+                levels = np.asarray(picture.convert("RGB"))
+                mse = float(np.square(levels - original.astype(float)).mean())
+                where = f"stage {stage}" if share == 1 else f"within stage {stage}"
+                received.append(Received(where, end, levels, mse))
+                shown.update(len(received) / len(shares) / len(lengths) - shown.n)
+            path, last = output / f"stage{stage}.png", received[-1]
+            write(path, as_bytes(picture, path))
+            with shown.external_write_mode():
+                click.echo(
+                    f"{path}: {last.size:,} bytes, {last.bpp:.3f} bits per pixel, "
+                    f"{last.quality}"
+                )
+    return received
+
+
+def _lossless_sizes(image: "Image.Image") -> dict[str, int]:
+    """Bytes of the same picture in other files, of the kinds that can hold it."""
+    sizes = {}
+    for name, options in LOSSLESS.items():
+        file = io.BytesIO()
+        try:
+            image.save(file, **options)
+        except (KeyError, OSError, ValueError):  # as of more than 16383 pixels a side
+            continue
+        sizes[name] = len(file.getvalue())
+    return sizes
+
+
+def _page(
+    name: str,
+    credit: str,
+    image: "Image.Image",
+    received: "list[Received]",
+    sizes: dict[str, int],
+    model: str,
+) -> str:
+    import numpy as np
+
+    from .. import page
+
+    original = np.asarray(image.convert("RGB"))
+    picture = page.Picture(name, original, received, EXACT_SIDE)
+    bits = 8 / (image.width * image.height)
+    rows = [
+        [page.Cell(kind), page.Cell(f"{size:,}"), page.Cell(f"{bits * size:.3f}")]
+        for kind, size in sizes.items()
+    ]
+    about = "Any beginning of the file is a picture, and all of it is the exact one."
+    return Template((page.ASSETS / "demo.html").read_text()).substitute(
+        title="A photograph that arrives in stages",
+        subtitle=page.escape(about + credit),
+        style=page.style(),
+        slider=page.slider(),
+        pictures=page.picture_section([picture], model),
+        sizes=page.table(["", "bytes", "bits per pixel"], rows),
+        data=page.as_script({"pictures": [picture.data()]}),
+    )
+
+
+def _has_display() -> bool:
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
