@@ -56,7 +56,7 @@ def parse_header(
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         hint = ""
         if len(data) > 4 and data[:5] == MAGIC[:5]:
-            hint = "; it may have been transferred as text"
+            hint = "; if it was transferred as text, do it in binary mode"
         raise DamagedFileError(f"not a .uqdm file: it begins otherwise{hint}")
     if len(data) <= len(MAGIC):
         return None
@@ -96,5 +96,6 @@ def parse_header(
 def ends_in_header(length: int) -> DamagedFileError:
     """The error of a file of so many bytes, which are not even its header."""
     return DamagedFileError(
-        f"the file ends inside its header, after {length} bytes: nothing can be decoded"
+        f"the file ends inside its header, after {length} bytes: nothing can be "
+        "decoded without the rest"
     )

@@ -141,7 +141,8 @@ class StreamingDecoder:
         if codec.digest != header.digest:
             raise DamagedFileError(
                 f"the file was encoded with other weights or tables of {header.model}: "
-                f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}"
+                f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}. "
+                "Give those (--model, or compressai_uqdm.load(model=...))"
             )
         net = codec.computing_in(header.arithmetic)
         if len(header.lengths) > net.n_stages:

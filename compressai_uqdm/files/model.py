@@ -55,7 +55,7 @@ class Codec:
         if arithmetic not in self.arithmetics:
             raise ValueError(
                 f"{self.name} computes in {' or '.join(self.arithmetics)}, not in "
-                f"{arithmetic}"
+                f"{arithmetic}: leave the arithmetic out"
             )
         if arithmetic not in self._computing_in:
             net = copy.deepcopy(self.net).to(getattr(torch, arithmetic))

@@ -31,7 +31,8 @@ def check_limit(limit: int, start: int) -> None:
     """Raise a ValueError if a file's header, of ``start`` bytes, is beyond a limit."""
     if start > limit:
         raise ValueError(
-            f"the limit is {limit} bytes, but the file's header alone has {start}"
+            f"the limit is {limit} bytes, but the file's header alone has {start}: raise "
+            "the limit of bytes or of bits per pixel"
         )
 
 

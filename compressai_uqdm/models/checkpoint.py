@@ -58,7 +58,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # the unpickler fails in many ways on what is no pickle
         kind = type(error).__name__  # its text advises to trust the file
-        raise ValueError(f"{path} is not a checkpoint that can be read: {kind}") from error
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read ({kind}): expected a file that a "
+            "trainer wrote, or save_pretrained, or as published"
+        ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds no state dict but {type(checkpoint)}")
     return checkpoint
