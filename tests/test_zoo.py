@@ -22,9 +22,10 @@ import torch
 
 from compressai.models import FactorizedPrior
 from compressai.zoo import image_models
+from huggingface_hub import ModelCard
 from PIL import Image
 
-from compressai_uqdm import UQDM, CosineConfig, CosineUQDM, UQDMConfig
+from compressai_uqdm import UQDM, VDM, CosineConfig, CosineUQDM, UQDMConfig
 from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.models.checkpoint import Weights
@@ -33,6 +34,8 @@ from compressai_uqdm.zoo import FILES
 
 NAMES = ["uqdm-tiny", "uqdm-small", "uqdm-medium", "uqdm-big"]
 REPOSITORY = "justuswill/UQDM"
+RESULTS = Path(__file__).parent.parent / "eval/results"
+WRONG = RESULTS / "portability.json"
 
 
 def run_python(
@@ -416,6 +419,47 @@ def test_save_pretrained(tmp_path: Path, weights: str, updated: bool) -> None:
     assert loaded.compress(x)["strings"] == out["strings"]
     images = (loaded.decompress(out["strings"], out["shape"])["x_hat"] * 255).round()
     assert (images == (x * 255).round()).all()
+
+
+def test_card_has_results(tmp_path: Path) -> None:
+    """As the Hub's ``model-index``, which its own library reads back."""
+    file = RESULTS / "kodak/uqdm-photo-denoise.json"
+    measured = json.loads(file.read_text())
+    net = CosineUQDM(CosineConfig(hidden=8))
+    net.save_pretrained(tmp_path / "with", model_card_kwargs={"results": file})
+    card = ModelCard.load(tmp_path / "with/README.md")
+    assert card.data.library_name == "compressai-uqdm"
+    assert card.data.model_name == measured["run"]["model"]
+    found = {(r.metric_type, r.metric_name): r for r in card.data.eval_results or []}
+    points = measured["results"]
+    expected = {("bpp", "exact: bits per pixel (real)"): measured["lossless_bpp"]}
+    for i, stage in enumerate(points["quality"]):
+        psnr = f"stage {stage}: PSNR of the mean squared error, dB"
+        expected |= {
+            ("bpp", f"stage {stage}: bits per pixel (real)"): points["bpp"][i],
+            ("psnr", psnr): points["psnr-of-mean-mse"][i],
+            ("ms-ssim", f"stage {stage}: MS-SSIM"): points["ms-ssim-rgb"][i],
+        }
+    assert found.keys() == expected.keys()
+    for key, result in found.items():
+        assert result.metric_value == pytest.approx(expected[key], abs=1e-4)
+        assert result.dataset_name == "kodak, 24 images"
+    assert f"| {round(measured['lossless_bpp'], 4)} |" in card.text
+
+    for path, error in ((tmp_path / "no.json", FileNotFoundError), (WRONG, ValueError)):
+        with pytest.raises(error, match=path.name):
+            net.save_pretrained(tmp_path / "bad", model_card_kwargs={"results": path})
+
+
+def test_card_without_results(tmp_path: Path) -> None:
+    """It says how to open the model, and to code with one that can."""
+    for net, codes in ((UQDM(SMALL), True), (VDM(), False)):
+        cls = type(net).__name__
+        net.save_pretrained(tmp_path / cls)
+        card = ModelCard.load(tmp_path / cls / "README.md")
+        assert card.data.eval_results is None
+        assert f'{cls}.from_pretrained("owner/name")' in card.text
+        assert ("uqdm encode" in card.text) == codes
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, get
 import torch
 
 from compressai.models import CompressionModel
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from ..checks import MAX_PIXELS
@@ -16,6 +16,7 @@ from ..diffusion import image_to_levels, levels_to_image
 from ..entropy_models.coder import check_strings
 from ..identity import Parts
 from ..progress import Progress
+from .card import model_card
 
 __all__ = ["ProgressiveModel", "Reconstruction"]
 
@@ -32,7 +33,14 @@ class State(Protocol):
 L = TypeVar("L", bound=State)
 
 
-class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
+class ProgressiveModel(
+    CompressionModel,
+    PyTorchModelHubMixin,
+    Generic[L],
+    library_name="compressai-uqdm",
+    pipeline_tag="image-to-image",
+    tags=["image-compression", "lossless", "progressive"],
+):
     """A model that sends images stage by stage, from a coarse picture to the exact one.
 
     ``forward``, ``compress`` and ``decompress`` are the same walk through the stages:
@@ -270,6 +278,20 @@ class ProgressiveModel(CompressionModel, PyTorchModelHubMixin, Generic[L]):
     def output_dtype(self) -> torch.dtype:
         """Of the images of :meth:`decompress`."""
         return torch.float32
+
+    def generate_model_card(self, results: str | Path | None = None) -> ModelCard:
+        """The card that ``save_pretrained`` and ``push_to_hub`` write.
+
+        Args:
+            results: what ``eval/evaluate.py`` wrote for this model, to be in the card.
+                Those two take it as ``model_card_kwargs={"results": path}``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is another.
+        """
+        data = self._hub_mixin_info.model_card_data
+        return model_card(type(self).__name__, bool(self.arithmetics), data, results)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **kwargs: Any) -> Self:
