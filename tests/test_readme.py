@@ -27,6 +27,29 @@ def program(start: str) -> str:
 
 
 @pytest.mark.slow
+def test_commands(photograph: Image.Image, tmp_path: Path) -> None:
+    """Those of ``uqdm``, in the order of the page."""
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.S)
+    lines = [line for line in "".join(blocks).splitlines() if line.startswith("uqdm ")]
+    assert lines[0].startswith("uqdm demo ") and len(lines) > 5
+    (tmp_path / "photographs").mkdir()
+    for name in ("photo", "photographs/a", "photographs/b"):
+        photograph.crop((200, 100, 232, 124)).save(tmp_path / f"{name}.png")
+    function = f'uqdm() {{ "{sys.executable}" -m compressai_uqdm "$@"; }}'
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -e", function, *lines])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "coded in" in done.stdout.splitlines()[0]
+    names = ["back.png", "half.png", "stages", "coded/b.uqdm"]
+    names += ["uqdm-demo/friends/index.html"]
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.slow
 def test_first_program(photograph: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "photograph.py").write_text(program("# photograph.py"))
     photograph.crop((200, 100, 290, 170)).save(tmp_path / "some.png")
