@@ -130,7 +130,7 @@ class StreamingDecoder:
 
     def _open(self, header: Header) -> ProgressiveModel[Any]:
         if self.model is None and header.model not in NAMES:
-            hub = f"; {header.model} is a name on the Hub" * is_repository(header.model)
+            hub = f"; {header.model} may be on the Hub" * is_repository(header.model)
             raise FileNotFoundError(
                 f"the file was encoded with a model {header.model!r} that is not in the "
                 "zoo: give its checkpoint or repository (--model, or "
