@@ -156,7 +156,7 @@ def load_model(
             published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion;
             or ``"uqdm-photo"``, ours in a cosine basis, in the package too.
         quality: number of stages to code, 1 (coarsest) to 5 (lossless); with ``"-ctx"``,
-            to 4; of ``"uqdm-photo"`` to 3; of a ``vdm``, to 21, or its ``n_timesteps``
+            to 4, as of ``"uqdm-photo"``; of a ``vdm``, to 21, or its ``n_timesteps``
             and one more.
         metric: ``"mse"``; there are no weights for another.
         pretrained: whether to load weights (of those published, their average over

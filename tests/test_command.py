@@ -49,19 +49,19 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["encode", "a.png", "a.uqdm"]) == 0
     size, before = (Path(name).stat().st_size for name in ("a.uqdm", "a.png"))
     assert re.fullmatch(
-        rf"a.png: {size:,} bytes, {size / before:.1%} of {before:,}; 3 stages, exact; "
+        rf"a.png: {size:,} bytes, {size / before:.1%} of {before:,}; 4 stages, exact; "
         r"\d+\.\d s\n",
         capsys.readouterr().out,
     )
     assert main(["verify", "a.uqdm"]) == 0
-    assert capsys.readouterr().out == "a.uqdm: exact, 3 of 3 stages\n"
+    assert capsys.readouterr().out == "a.uqdm: exact, 4 of 4 stages\n"
     assert main(["decode", "a.uqdm", "back.png", "--progressive", "stages"]) == 0
-    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage3.png")
-    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 4)]
+    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage4.png")
+    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 5)]
 
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
-    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-photo", "stage 3"):
+    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-photo", "stage 4"):
         assert word in told.out
     assert told.err == ""
 
@@ -71,15 +71,15 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert Path("a.uqdm").read_bytes().startswith(Path("cut.uqdm").read_bytes())
     assert Path("cut.uqdm").stat().st_size == size // 2
     assert main(["decode", "cut.uqdm", "cut.png"]) == 0
-    assert "cut.uqdm: cut short: 2 of 3 stages and " in capsys.readouterr().err
+    assert "cut.uqdm: cut short: 3 of 4 stages and " in capsys.readouterr().err
     assert main(["decode", "a.uqdm", "same.png", "--max-bytes", limit]) == 0
     assert pixels("cut.png") == pixels("same.png") != pixels("a.png")
     assert main(["decode", "a.uqdm", "two.png", "--stage", "2"]) == 0
     assert pixels("two.png") == pixels("stages/a.stage2.png")
     assert main(["decode", "cut.uqdm", "--progressive", "cut"]) == 0
     assert sorted(os.listdir("cut")) == [
-        *(f"cut.stage{n}.png" for n in range(1, 3)),
-        "cut.stage3-cut.png",
+        *(f"cut.stage{n}.png" for n in range(1, 4)),
+        "cut.stage4-cut.png",
     ]
     assert main(["verify", "cut.uqdm"]) == 0
     assert main(["info", "cut.uqdm"]) == 0
@@ -94,14 +94,14 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["verify", "bad.uqdm"], ["decode", "bad.uqdm", "bad.png"]):
         assert main(command) == 1
         message = capsys.readouterr().err
-        assert message.startswith("uqdm: bad.uqdm: string of stage 3 is damaged")
-        assert "decode --partial keeps 2 of 3 stages" in message
+        assert message.startswith("uqdm: bad.uqdm: string of stage 4 is damaged")
+        assert "decode --partial keeps 3 of 4 stages" in message
         assert message.count("\n") == 1
     assert not Path("bad.png").exists()
     assert main(["decode", "bad.uqdm", "--partial", "bad.png"]) == 0
-    assert "the picture is of 2 of 3 stages" in capsys.readouterr().err
-    assert main(["decode", "a.uqdm", "two.png", "--stage", "2"]) == 0
-    assert pixels("bad.png") == pixels("two.png")
+    assert "the picture is of 3 of 4 stages" in capsys.readouterr().err
+    assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
+    assert pixels("bad.png") == pixels("three.png")
     data[6] = 3
     Path("new.uqdm").write_bytes(data)
     assert main(["decode", "new.uqdm", "new.png"]) == 1
@@ -302,21 +302,21 @@ def test_limits_that_change_nothing_or_are_missed(
         assert text.count("\n") == bool(text)
         return text
 
-    assert main(["encode", "a.png", "a.uqdm", "--stage", "3"]) == 0
+    assert main(["encode", "a.png", "a.uqdm", "--stage", "4"]) == 0
     assert told() == ""
     size = Path("a.uqdm").stat().st_size
     assert main(["truncate", "a.uqdm", "b.uqdm", "--max-bytes", str(size)]) == 0
-    assert f"not shortened: it has {size} bytes, of 3 stages" in told()
+    assert f"not shortened: it has {size} bytes, of 4 stages" in told()
     assert Path("b.uqdm").read_bytes() == Path("a.uqdm").read_bytes()
     assert main(["truncate", "a.uqdm", "c.uqdm", "--max-bytes", str(size - 1)]) == 0
     assert told() == ""
     assert main(["decode", "a.uqdm", "a9.png", "--stage", "9"]) == 0
-    assert "a.uqdm: no stage 9 in it: the picture is of 3 of 3 stages" in told()
-    assert main(["decode", "a.uqdm", "a3.png", "--stage", "3"]) == 0
+    assert "a.uqdm: no stage 9 in it: the picture is of 4 of 4 stages" in told()
+    assert main(["decode", "a.uqdm", "a4.png", "--stage", "4"]) == 0
     assert main(["decode", "a.uqdm", "a2.png", "--stage", "2"]) == 0
     assert told() == ""
-    assert main(["decode", "c.uqdm", "c3.png", "--stage", "3"]) == 0
-    assert "c.uqdm: cut short: 2 of 3 stages and " in told()
+    assert main(["decode", "c.uqdm", "c4.png", "--stage", "4"]) == 0
+    assert "c.uqdm: cut short: 3 of 4 stages and " in told()
 
     limits = ["--min-psnr", "40", "--max-bytes", "60"]
     assert main(["encode", "a.png", "d.uqdm", *limits]) == 0
@@ -327,7 +327,7 @@ def test_limits_that_change_nothing_or_are_missed(
     reached = 10 * np.log10(255**2 / np.square(errors).mean())
     assert message.startswith(f"uqdm: a.png: {reached:.2f} dB of the 40 wanted")
     told()
-    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "3"]) == 0
+    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "4"]) == 0
     assert told() == ""
 
 

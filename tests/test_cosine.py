@@ -231,7 +231,7 @@ def test_lossless_and_prefixes(
 ) -> None:
     x = x[:, :, 50 : 50 + size[0], 60 : 60 + size[1]]
     out = net.compress(x)
-    assert len(out["strings"]) == net.n_stages == 3
+    assert len(out["strings"]) == net.n_stages == 4
     decoded = net.decompress(**out, progressive=True)
     assert torch.equal(decoded["x_hat"], x)
     with torch.no_grad():

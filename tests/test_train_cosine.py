@@ -29,7 +29,8 @@ STEPS = 20
 
 def arguments(work: Path, output: str, *options: object) -> list[str]:
     """A run of seconds; every option of ``options`` counts, the last of a kind."""
-    small = ["--hidden", 8, "--crop-size", 16, "--batch-size", 4, "--min-factor", 1]
+    small: list[object] = ["--widths", 48, 8, "--thresholds", 0.3, 0.42]
+    small += ["--hidden", 8, "--crop-size", 16, "--batch-size", 4, "--min-factor", 1]
     small += ["--max-factor", 2, "--learning-rate", 1e-2, "--warm-learning-rate", 5e-3]
     small += ["--warmup", 3, "--steps", STEPS, "--log-every", 6, "--checkpoint-every", 8]
     test = ["--test", work / "held out", "--test-every", 10, "--test-crops", 6]

@@ -51,8 +51,8 @@ class CosineConfig:
         ValueError: a value that no such model can have.
     """
 
-    widths: tuple[int, ...] = (48, 8)
-    thresholds: tuple[float, ...] = (0.3, 0.42)
+    widths: tuple[int, ...] = (192, 48, 8)
+    thresholds: tuple[float, ...] = (0.3, 0.3, 0.42)
     hidden: int = 96
 
     def __post_init__(self) -> None:

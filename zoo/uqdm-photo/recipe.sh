@@ -51,7 +51,7 @@ for name in ("astronaut", "chelsea", "coffee", "rocket"):
 PYTHON
 cd "$runs"
 
-# One stage of the finest width first: both stages start well from it. Crops are box-averaged
+# One stage of the finest width first: all stages start well from it. Crops are box-averaged
 # by 2, 3 and 4, as JPEG files need it.
 python -m compressai_uqdm.train_cosine "$photographs" fine.npz --test "$photographs" \
   --widths 8 --thresholds 0.35 --steps 8000
