@@ -295,7 +295,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if latent.known is None:
             grey = (len(latent.grids[0].middle), 3, *latent.size)
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
-        network, found = self.pictures[latent.stages - 1], []
+        # a stage that ends early looks more like the one before
+        is_cut = latent.known.missing is not None
+        network, found = self.pictures[latent.stages - 1 - is_cut], []
         for guess in self.guesses(latent):
             positions = network(guess) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
             found.append(positions.clip(0, 255).astype(np.uint8))

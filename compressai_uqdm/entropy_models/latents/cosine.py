@@ -85,7 +85,8 @@ class Known(NamedTuple):
     entries: Tensor  # uint8; of the scale table
     grid: NestedGrid
     table: MomentTable
-    before: "Known | None"  # a stage earlier, where a stream ends early in this one
+    missing: Tensor | None  # bool; what a stream did not reach that ends early
+    before: "Known | None"  # a stage earlier, for these
 
     def moments(self, b: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Of the coefficients of some rows of blocks of image b, ``[192, n, w]``.
@@ -105,12 +106,12 @@ class Known(NamedTuple):
         means += np.where(sent, self.table.means[at], 0)
         variances = np.where(sent, self.table.variances[at], self.table.unsent[entries])
         variances = variances.astype(np.int64)
-        if self.before is not None:
-            is_cut = self.before.sent[b, :, rows].cpu().numpy() & ~sent
+        if self.before is not None and self.missing is not None:
+            is_missing = self.missing[b, :, rows].numpy()
             coarser, wider = self.before.moments(b, rows)
-            means[is_cut] = coarser[is_cut] * self.grid.ratio
-            wider = (wider[is_cut] * self.grid.ratio**2).clip(max=MAX_VARIANCE)
-            variances[is_cut] = wider
+            means[is_missing] = coarser[is_missing] * self.grid.ratio
+            wider = (wider[is_missing] * self.grid.ratio**2).clip(max=MAX_VARIANCE)
+            variances[is_missing] = wider
         return means, variances
 
 
@@ -452,6 +453,7 @@ class CosineConditional(UniformNoiseConditional):
             torch.zeros(shape, dtype=dtype)
             for dtype in (torch.int16, torch.bool, torch.int32, torch.uint8)
         )
+        missing = torch.zeros(shape, dtype=torch.bool)
         places = [
             [i[:, None] for i in torch.unravel_index(rows.cpu(), (B, h, w))]
             for rows in board.rows
@@ -518,15 +520,20 @@ class CosineConditional(UniformNoiseConditional):
             coded = cell, there, nearby, np.where(there, moved, entry)
             for planes, values in zip((found, sent, locations, entries), coded):
                 planes[at] = torch.from_numpy(values).to(planes.dtype)
+            not_there = (is_part | is_cell) & ~there
+            if missing.any() or not_there.any():
+                # of groups after the one where a stream ended, nothing at all is known
+                missing[at] = torch.from_numpy(not_there | bool(missing.any()))
             middles = torch.from_numpy(POINTS * cell + middle).to(location)
             return middles, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
         device = grid.middle.device
         found, sent = found.to(device), sent.to(device)
-        if before is not None and not (before.sent & ~sent).any():
-            before = None  # nothing of it is asked for: a stream did not end early
-        return Known(found, sent, locations, entries, grid, self.moment_table, before)
+        planes = found, sent, locations, entries
+        if before is None or not missing.any():
+            return Known(*planes, grid, self.moment_table, None, None)
+        return Known(*planes, grid, self.moment_table, missing, before)
 
     def _fit_scales(
         self,
@@ -628,6 +635,7 @@ class CosineConditional(UniformNoiseConditional):
             index.detach().clamp(0, 127).byte(),
             grid,
             self.moment_table,
+            None,
             None,
         )
         return self.likelihood_lower_bound(planes("p").exp()), known
