@@ -181,8 +181,8 @@ def test_limits(folder: Path) -> None:
     assert main(["encode", "a.png", "a.uqdm", "--max-bytes", "200", "--bpp", "3"]) == 0
     assert Path("a.uqdm").stat().st_size == 3 * 24 * 16 // 8
     assert main(["encode", "a.png", "b.uqdm", "--min-psnr", "30", "--seed", "5"]) == 0
-    assert main(["truncate", "b.uqdm", "c.uqdm", "--bpp", "0.75"]) == 0
-    assert Path("c.uqdm").stat().st_size == 0.75 * 24 * 16 // 8
+    assert main(["truncate", "b.uqdm", "c.uqdm", "--bpp", "0.875"]) == 0
+    assert Path("c.uqdm").stat().st_size == 0.875 * 24 * 16 // 8
 
 
 @pytest.mark.parametrize(

@@ -350,8 +350,8 @@ def test_made_to_a_limit(image: Image.Image, mode: str) -> None:
     """That is no damage: it opens as it was made, and not if any of that is missing."""
     whole = in_mode(image, mode)
     size = len(saved(whole))
-    smallest = len(saved(whole, stages=1)) - header_of(saved(whole, stages=1))[0].lengths[0]
-    for limit in (smallest + 3, smallest + 60, size // 2, size - 1):
+    _, start = header_of(saved(whole, stages=1))
+    for limit in (start + 8, size // 2, size - 1):
         data = saved(whole, max_bytes=limit)
         limited = opened(data)
         limited.load()
@@ -359,13 +359,11 @@ def test_made_to_a_limit(image: Image.Image, mode: str) -> None:
         if mode not in ("1", "P"):
             assert limited.tobytes() == decode(data).image.tobytes()
         header, start = header_of(data)
-        cut = [data[:-1], data[:start]] if header.limited_to else []
+        cut = (data[:-1], data[:start]) if header.limited_to else ()
         before = pack_header(dataclasses.replace(header, limited_to=None)) + data[start:]
         for less in (*cut, before):  # as it was before files could say it
             with pytest.raises(OSError, match="image file is truncated"):
                 opened(less).load()
-    good = saved(whole, min_psnr=20)
-    opened(good).load()
 
 
 @pytest.mark.parametrize("length", [6, 7, 9, 30])
