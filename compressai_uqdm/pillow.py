@@ -30,8 +30,8 @@ MIME = "image/x-uqdm"
 class UqdmImageFile(ImageFile.ImageFile):
     """A picture in a .uqdm file.
 
-    Where a file is cut short or damaged, loading it raises an OSError, or with
-    ``ImageFile.LOAD_TRUNCATED_IMAGES`` gives the picture so far. One that is not exact
+    Where a file is shorter than it was made, or damaged, loading it raises an OSError, or
+    with ``ImageFile.LOAD_TRUNCATED_IMAGES`` gives the picture so far. One that is not exact
     has the mode of the original all the same, for that is known before it is decoded: its
     shades are dithered where that mode has few, :func:`.load` gives them.
     """
@@ -85,12 +85,11 @@ class UqdmImageFile(ImageFile.ImageFile):
         fp.seek(0)
         data = fp.read()
         partial = ImageFile.LOAD_TRUNCATED_IMAGES
-        length = self._start + sum(header.lengths)
+        length = self._start + header.as_made
         if len(data) < length and not partial:
             raise OSError(
-                f"image file is truncated: {len(data)} of its {length} bytes are there, as "
-                "after encoding with a limit of bytes or quality. Set ImageFile."
-                "LOAD_TRUNCATED_IMAGES to have the picture so far"
+                f"image file is truncated: {len(data)} of its {length} bytes are there. "
+                "Set ImageFile.LOAD_TRUNCATED_IMAGES to have the picture so far"
             )
         from .files.decoding import decode
 

@@ -86,6 +86,41 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "of it there" in capsys.readouterr().out
 
 
+def test_made_to_a_limit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told apart from a file that has lost something."""
+    assert main(["encode", "a.png", "whole.uqdm"]) == 0
+    header, start = parse_header(Path("whole.uqdm").read_bytes())  # type: ignore[misc]
+    limit = start + header.lengths[0] + header.lengths[1] // 2
+    assert main(["encode", "a.png", "a.uqdm", "--max-bytes", str(limit)]) == 0
+    assert main(["truncate", "a.uqdm", "cut.uqdm", "--max-bytes", str(limit - 1)]) == 0
+    assert main(["truncate", "a.uqdm", "one.uqdm", "--stage", "1"]) == 0
+    capsys.readouterr()
+
+    def told(*arguments: str) -> str:
+        assert main([*arguments, "--force"] if arguments[0] == "decode" else arguments) == 0
+        return "".join(capsys.readouterr())
+
+    header, start = parse_header(Path("a.uqdm").read_bytes())  # type: ignore[misc]
+    stages = len(header.lengths)
+    made = (
+        f"made to a limit, with {limit - start} bytes of stages: 1 of {stages} stages and "
+    )
+    for name, why in (
+        ("a.uqdm", made),
+        ("cut.uqdm", f"cut short: 1 of {stages} stages and "),
+        ("one.uqdm", f"cut short: 1 of {stages} stages\n"),
+    ):
+        assert why in told("info", name)
+        assert told("decode", name, "a.png").startswith(f"uqdm: {name}: {why}")
+        assert told("verify", name).startswith(f"{name}: {why}")
+    # what is asked for is there
+    assert told("decode", "a.uqdm", "a.png", "--stage", "1") == ""
+    assert made in told("decode", "a.uqdm", "a.png", "--stage", "2")
+    assert "cut short: 1 of" in told(
+        "decode", "a.uqdm", "a.png", "--max-bytes", f"{limit - 1}"
+    )
+
+
 def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encode", "a.png", "a.uqdm"]) == 0
     data = bytearray(Path("a.uqdm").read_bytes())
@@ -146,8 +181,8 @@ def test_limits(folder: Path) -> None:
     assert main(["encode", "a.png", "a.uqdm", "--max-bytes", "200", "--bpp", "3"]) == 0
     assert Path("a.uqdm").stat().st_size == 3 * 24 * 16 // 8
     assert main(["encode", "a.png", "b.uqdm", "--min-psnr", "30", "--seed", "5"]) == 0
-    assert main(["truncate", "b.uqdm", "c.uqdm", "--bpp", "0.75"]) == 0
-    assert Path("c.uqdm").stat().st_size == 0.75 * 24 * 16 // 8
+    assert main(["truncate", "b.uqdm", "c.uqdm", "--bpp", "0.875"]) == 0
+    assert Path("c.uqdm").stat().st_size == 0.875 * 24 * 16 // 8
 
 
 @pytest.mark.parametrize(

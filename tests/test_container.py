@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compressai_uqdm import DamagedFileError
 from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
 from compressai_uqdm.files.header import Header
-from compressai_uqdm.files.rate import truncate
+from compressai_uqdm.files.rate import room, truncate
 from compressai_uqdm.files.v2 import VERSION
 from compressai_uqdm.varint import varint
 
@@ -21,6 +21,8 @@ from compressai_uqdm.varint import varint
 def headers(draw: st.DrawFn) -> Header:
     colour = draw(st.sampled_from(["RGB", "L", "P", "1"]))
     n_colours = draw(st.integers(1, 256)) if colour == "P" else 0
+    lengths = tuple(draw(st.lists(st.integers(0, 2**35 - 1), min_size=1, max_size=64)))
+    limits = st.integers(0, min(sum(lengths), 2**35) - 1) if any(lengths) else st.none()
     names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=60)
     return Header(
         model=draw(names),
@@ -28,13 +30,14 @@ def headers(draw: st.DrawFn) -> Header:
         size=(draw(st.integers(1, 10000)), draw(st.integers(1, 10000))),
         seed=draw(st.integers(0, 2**32 - 1)),
         arithmetic=draw(st.sampled_from(["float32", "float64"])),
-        lengths=tuple(draw(st.lists(st.integers(0, 2**35 - 1), min_size=1, max_size=64))),
+        lengths=lengths,
         colour=colour,
         palette=bytes(draw(st.binary(min_size=3 * n_colours, max_size=3 * n_colours))),
         orientation=draw(st.integers(1, 8)),
         icc_profile=draw(st.binary(max_size=300)),
         alpha=draw(st.binary(max_size=90)) if colour in ("RGB", "L") else b"",
         exif=draw(st.binary(max_size=90)),
+        limited_to=draw(st.none() | limits),
     )
 
 
@@ -123,6 +126,10 @@ def test_other_versions_and_other_files() -> None:
         ({"colour": "P", "palette": bytes(3), "alpha": b"x"}, "alpha where there is none"),
         ({"colour": "1", "alpha": b"x"}, "alpha where there is none"),
         ({"model": "a\nb"}, "cannot be printed"),
+        ({"limited_to": 129}, "a limit to 129 of 129 bytes"),
+        ({"limited_to": (1 << 35) - 1}, "a limit to 34359738367 of 129 bytes"),
+        ({"limited_to": 1 << 35}, "no number"),
+        ({"lengths": (0, 0), "limited_to": 0}, "a limit to 0 of 0 bytes"),
     ],
 )
 def test_absurd_headers(change: dict[str, object], message: str) -> None:
@@ -153,16 +160,37 @@ def test_fields_to_come() -> None:
     """Those that may be skipped are, others are refused with the remedy."""
     packed = pack_header(HEADER)
     inner = packed[packed.index(b"\x09uqdm-tiny") : -4]
-    for tag in (67, 127, 1 << 30):
+    for tag in (68, 127, 1 << 30):
         with_more = _with_checksum(inner + varint(tag) + varint(3) + b"new")
         assert parse_header(with_more) == (HEADER, len(with_more))
     for tag in (3, 63):
         with pytest.raises(DamagedFileError, match=rf"fields \[{tag}\]\): update"):
             parse_header(_with_checksum(inner + varint(tag) + varint(3) + b"new"))
     twice = inner + 2 * (varint(67) + varint(0))
+    for field in (b"", b"\x80", b"\5\0", b"new"):  # of what limits, no number
+        with pytest.raises(DamagedFileError, match="no number"):
+            parse_header(_with_checksum(inner + varint(67) + varint(len(field)) + field))
     for damaged in (twice, inner + varint(67), inner + varint(67) + varint(9) + b"short"):
         with pytest.raises(DamagedFileError, match="is damaged"):
             parse_header(_with_checksum(damaged))
+
+
+def test_room_for_strings() -> None:
+    """As many bytes as there can be, with the header that tells of them, if it must."""
+    for lengths in ((9, 100, 20), (9, 100, 2000), (0, 40, 70_000), (127,), (128,)):
+        header = dataclasses.replace(HEADER, lengths=lengths)
+        whole = len(pack_header(header)) + sum(lengths)
+
+        def size(n: int, header: Header = header) -> int:
+            return n + len(pack_header(dataclasses.replace(header, limited_to=n)))
+
+        for limit in [*range(size(0), min(whole, 400)), *range(whole - 9, whole)]:
+            n = room(header, limit)
+            assert 0 <= n < sum(lengths) and size(n) <= limit < size(n + 1)
+        assert room(header, whole) == room(header, 1 << 62) == sum(lengths)
+        for limit in (0, len(pack_header(header)), size(0) - 1):
+            with pytest.raises(ValueError, match=f"header alone has {size(0)}"):
+                room(header, limit)
 
 
 def test_too_many_pixels() -> None:

@@ -321,6 +321,44 @@ def test_limits(codec: Codec, image: Image.Image, data: bytes) -> None:
             encode(image, codec, **bad)  # type: ignore[arg-type]
 
 
+def test_files_made_to_a_limit_say_so(
+    codec: Codec, image: Image.Image, data: bytes
+) -> None:
+    """And no others do: those are what they were before files could say it."""
+    header, start = parse_header(data)  # type: ignore[misc]
+    assert header.limited_to is None
+    assert encode(image, codec, max_bytes=len(data)) == data
+    coarse, _ = parse_header(encode(image, codec, stages=1))  # type: ignore[misc]
+    assert coarse.limited_to is None
+
+    least = len(pack_header(dataclasses.replace(coarse, limited_to=0)))
+    limits = {*range(least, least + 3), *range(least + 125, least + 132)}
+    for end in starts(data)[1:]:
+        limits |= {end - 1, end, end + 1}
+    for limit in sorted(limits - {len(data), len(data) + 1}):
+        limited = encode(image, codec, max_bytes=limit)
+        header, start = parse_header(limited)  # type: ignore[misc]
+        assert limit - 1 <= len(limited) <= limit
+        assert header.limited_to == header.as_made == len(limited) - start
+        # a reader that does not know of it sees the same picture
+        before = pack_header(dataclasses.replace(header, limited_to=None))
+        _same(
+            decode(limited, model=codec),
+            decode(before + limited[start:], model=codec),
+        )
+    with pytest.raises(ValueError, match=f"header alone has {least}"):
+        encode(image, codec, max_bytes=least - 1)
+
+
+def test_a_few_bytes_less_would_take_more(codec: Codec, image: Image.Image) -> None:
+    """A stage's last bytes bring no quality, but fewer than it takes to say so."""
+    for stages in (1, 2):
+        whole = encode(image, codec, stages=stages)
+        reached = psnr(decode(whole, model=codec).image, image) - 1e-3
+        for limits in ({}, {"max_bytes": len(whole)}):
+            assert encode(image, codec, min_psnr=reached, **limits) == whole
+
+
 @pytest.mark.parametrize("wanted", [18.0, 25.0, 40.0, 90.0])
 def test_wanted_quality(
     codec: Codec, image: Image.Image, data: bytes, wanted: float

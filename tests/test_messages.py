@@ -56,6 +56,7 @@ def prepare(photograph: Image.Image) -> None:
     Path("header.uqdm").write_bytes(data[: start - 5])
     half = start + header.lengths[0] + header.lengths[1] // 2
     Path("short.uqdm").write_bytes(data[:half])
+    assert main(["encode", "photo.png", "limited.uqdm", "--max-bytes", str(half)]) == 0
     Path("long.uqdm").write_bytes(data + b"more")
     damaged = bytearray(data)
     damaged[-50] ^= 1
@@ -136,6 +137,7 @@ SECTIONS: dict[str, list[str]] = {
         "decode header.uqdm new.png",
         "decode huge.uqdm new.png",
         "decode short.uqdm new.png",
+        "decode limited.uqdm new.png",
         "decode damaged.uqdm new.png",
         "decode damaged.uqdm new.png --partial",
         "decode long.uqdm new.png",
@@ -152,6 +154,7 @@ VARIES = (
     r"(?<=alone has )\d+",
     r"(?<=inside its header, after )\d+",
     r"\d+%(?= of the second)",
+    r"(?<=made to a limit, with )\d+",
     r"(?<=this program reads version )[^:]+",
 )
 """What other weights or another version would change."""

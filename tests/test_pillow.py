@@ -345,6 +345,27 @@ def test_truncated(image: Image.Image, mode: str, monkeypatch: pytest.MonkeyPatc
     assert np.abs(seen.mean((0, 1)) - there.mean((0, 1))).max() < 4  # dithered
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_made_to_a_limit(image: Image.Image, mode: str) -> None:
+    """That is no damage: it opens as it was made, and not if any of that is missing."""
+    whole = in_mode(image, mode)
+    size = len(saved(whole))
+    _, start = header_of(saved(whole, stages=1))
+    for limit in (start + 8, size // 2, size - 1):
+        data = saved(whole, max_bytes=limit)
+        limited = opened(data)
+        limited.load()
+        assert limited.mode == mode and limited.size == image.size
+        if mode not in ("1", "P"):
+            assert limited.tobytes() == decode(data).image.tobytes()
+        header, start = header_of(data)
+        cut = (data[:-1], data[:start]) if header.limited_to else ()
+        before = pack_header(dataclasses.replace(header, limited_to=None)) + data[start:]
+        for less in (*cut, before):  # as it was before files could say it
+            with pytest.raises(OSError, match="image file is truncated"):
+                opened(less).load()
+
+
 @pytest.mark.parametrize("length", [6, 7, 9, 30])
 def test_truncated_in_its_header(data: bytes, length: int, truncated_images: None) -> None:
     with pytest.raises(UnidentifiedImageError, match="ends inside its header"):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import DamagedStringError
 from ..files.container import MAGIC, ends_in_header, parse_header
 from ..files.header import Header
-from ..files.rate import truncate
+from ..files.rate import truncate, whole_stages
 from .places import as_bytes, check_target, read, write
 from .terminal import STANDARD, Failure, Show, name_of, told
 
@@ -169,7 +169,12 @@ class Encode:
         assert target is not None
         data = read(source)
         with open_picture(data, self.network.max_pixels) as image:
-            codec = self.network.codec()
+            codec, asked = self.network.codec(), self.options["arithmetic"]
+            if asked not in (None, *codec.arithmetics):
+                raise ValueError(
+                    f"{codec.name} computes in {' or '.join(codec.arithmetics)}, not in "
+                    f"{asked}: leave --arithmetic out"
+                )
             with _notes() as notes, show() as progress:
                 start = time.perf_counter()
                 coded = _encode(image, codec, progress=progress, **self.options)
@@ -358,6 +363,13 @@ class Decode(_Decoding):
         self.network.prepare()
         with show() as progress:
             decoder = self.decoder(header, data[:start], progress)
+            assert decoder.net is not None
+            known = decoder.net.reconstructions
+            if self.reconstruction not in known:
+                raise ValueError(
+                    f"{header.model} has only --reconstruction {' or '.join(known)}, not "
+                    f"{self.reconstruction}: leave the option out"
+                )
             try:
                 for piece, path in zip(pieces, shown):
                     decoder.feed(piece)
@@ -371,13 +383,13 @@ class Decode(_Decoding):
                 picture = decoder.picture(self.reconstruction)
         if target:
             write(target, as_bytes(picture.image, target))
-        there = _stages(header, picture.stages, picture.share)
+        there = _there(header, len(data) - start)
         asked, n_stages = self.stages or len(header.lengths), len(header.lengths)
         if picture.damage:
             whole = _stages(header, picture.stages, 0)
             return Told(notes=[f"{picture.damage}; the picture is of {whole}"])
         if picture.stages < min(asked, n_stages):
-            return Told(notes=[f"cut short: {there}"])
+            return Told(notes=[there])
         if asked > n_stages:
             return Told(notes=[f"no stage {asked} in it: the picture is of {there}"])
         return Told()
@@ -415,11 +427,11 @@ class Verify(_Decoding):
                     decoder.picture()
             except DamagedStringError as error:
                 raise _with_remedy(error, header, decoder.stages) from error
-        end = start + sum(header.lengths[: decoder.stages])
-        share = (len(data) - end) / header.lengths[decoder.stages] if data[end:] else 0
+        n_bytes = len(data) - start
         exact = "exact, " if decoder.stages == decoder.net.n_stages else ""
+        _, share = whole_stages(header.lengths, n_bytes)
         unchecked = " that no checksum covers" if share else ""
-        there = _stages(header, decoder.stages, share)
+        there = _there(header, n_bytes)
         return Told(f"{name_of(source)}: {exact}{there}{unchecked}\n")
 
 
@@ -491,6 +503,8 @@ class Info(WithoutNetwork):
             lines.append(
                 f"  stage {stage}  {length} bytes, {bpp:.3f} bpp up to here{there}"
             )
+        if len(data) < end:
+            lines.append(f"  {_there(header, len(data) - start)}")
         if len(data) > end:
             lines.append(f"  and {len(data) - end} bytes that do not belong to it")
         return Told("\n".join(lines) + "\n")
@@ -512,6 +526,16 @@ def _pieces(header: Header, data: bytes, start: int) -> Iterator[bytes]:
     for begin, end in itertools.pairwise([*ends, len(data)]):
         if data[begin:end]:
             yield data[begin:end]
+
+
+def _there(header: Header, n_bytes: int) -> str:
+    """How much of a file so many bytes of strings are, and why they are not all."""
+    text = _stages(header, *whole_stages(header.lengths, n_bytes))
+    if n_bytes < header.as_made:
+        return f"cut short: {text}"
+    if n_bytes < sum(header.lengths):
+        return f"made to a limit, with {n_bytes} bytes of stages: {text}"
+    return text
 
 
 def _stages(header: Header, stages: int, share: float) -> str:

@@ -1,6 +1,7 @@
 """Pictures to .uqdm files."""
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import math
@@ -25,7 +26,7 @@ from .container import pack_header
 from .header import Arithmetic, Header
 from .model import DEFAULT_MODEL, Codec, open_codec
 from .pictures import exif_block, orientation, take_apart
-from .rate import NO_LIMIT, byte_limit, check_limit
+from .rate import NO_LIMIT, byte_limit, room, whole_stages
 
 __all__ = ["Encoded", "QualityWarning", "encode", "encode_measured", "save"]
 
@@ -196,12 +197,10 @@ def _encode(
         alpha=parts.alpha,
         exif=exif_block(image),
     )
-    start = pack_header(header)
-    check_limit(limit, len(start))
-    room = limit - len(start)
-    if min_psnr is not None and (reached >= wanted or room < sum(header.lengths)):
+    n_bytes = room(header, limit)
+    if min_psnr is not None and (reached >= wanted or n_bytes < sum(header.lengths)):
         decoder = PictureDecoder(net, (height, width), seed, passes)
-        room, reached = _smallest(decoder, strings, room, reached, min_psnr, psnr)
+        n_bytes, reached = _smallest(decoder, strings, n_bytes, reached, min_psnr, psnr)
     if min_psnr is not None and reached < min_psnr:
         warnings.warn(
             f"{reached:.2f} dB of the {min_psnr:g} wanted: raise the limit of bytes or of "
@@ -209,8 +208,11 @@ def _encode(
             QualityWarning,
             stacklevel=4,
         )
-    data = (start + b"".join(strings))[: len(start) + room]
-    whole, share = _whole(header.lengths, len(data) - len(start))
+    # to leave out a few bytes takes more of them than it saves
+    limited = dataclasses.replace(header, limited_to=n_bytes)
+    header = min(header, limited, key=lambda h: len(pack_header(h)) + h.as_made)
+    data = pack_header(header) + b"".join(strings)[: header.as_made]
+    whole, share = whole_stages(header.lengths, header.as_made)
     exact = whole == net.n_stages
     quality = math.inf if exact else None
     if measured and not exact:
@@ -218,15 +220,6 @@ def _encode(
         quality = psnr(at_its_end[0]) if at_its_end else None
     passes.end()
     return Encoded(data, header, whole, share, exact, quality)
-
-
-def _whole(lengths: tuple[int, ...], n_bytes: int) -> tuple[int, float]:
-    """Of so many bytes of strings, the whole ones, and the share of the next."""
-    for stage, length in enumerate(lengths):
-        if n_bytes < length:
-            return stage, n_bytes / length
-        n_bytes -= length
-    return len(lengths), 0.0
 
 
 def _psnr(net: ProgressiveModel[Any], levels: Tensor, seed: int, known: Any) -> float:

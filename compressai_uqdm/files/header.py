@@ -33,6 +33,8 @@ class Header:
         icc_profile: ICC profile, or nothing.
         alpha: the alpha channel as a grayscale PNG, or nothing where all is opaque.
         exif: EXIF, a TIFF structure, or nothing.
+        limited_to: bytes of the strings that the file was made with, where a limit let
+            not all of them be in it, else None.
     """
 
     model: str
@@ -47,3 +49,9 @@ class Header:
     icc_profile: bytes = b""
     alpha: bytes = b""
     exif: bytes = b""
+    limited_to: int | None = None
+
+    @property
+    def as_made(self) -> int:
+        """Bytes of strings that the file was made with; one that has fewer is cut short."""
+        return sum(self.lengths) if self.limited_to is None else self.limited_to

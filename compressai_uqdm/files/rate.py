@@ -1,10 +1,12 @@
 """How many bytes of a file are enough."""
 
+import dataclasses
 import math
 
-from .container import ends_in_header, parse_header
+from .container import ends_in_header, pack_header, parse_header
+from .header import Header
 
-__all__ = ["NO_LIMIT", "byte_limit", "check_limit", "truncate"]
+__all__ = ["NO_LIMIT", "byte_limit", "room", "truncate", "whole_stages"]
 
 NO_LIMIT = 1 << 62
 
@@ -27,7 +29,38 @@ def byte_limit(
     return min(limits)
 
 
-def check_limit(limit: int, start: int) -> None:
+def room(header: Header, limit: int) -> int:
+    """Bytes of its strings that a file may have, for all of it to be within a limit.
+
+    Where these are not all, there is room for the header that tells of it, too.
+
+    Raises:
+        ValueError: the header alone is larger than the limit.
+    """
+
+    def start(n: int) -> int:
+        return len(pack_header(dataclasses.replace(header, limited_to=n)))
+
+    n_bytes = sum(header.lengths)
+    if len(pack_header(header)) + n_bytes <= limit:
+        return n_bytes
+    _check_limit(limit, start(0))
+    n = max(limit - start(n_bytes), 0)
+    while start(n + 1) + n + 1 <= limit:  # a smaller number takes fewer bytes itself
+        n += 1
+    return n
+
+
+def whole_stages(lengths: tuple[int, ...], n_bytes: int) -> tuple[int, float]:
+    """Of so many bytes of strings, the whole ones, and the share of the next."""
+    for stage, length in enumerate(lengths):
+        if n_bytes < length:
+            return stage, n_bytes / length
+        n_bytes -= length
+    return len(lengths), 0.0
+
+
+def _check_limit(limit: int, start: int) -> None:
     """Raise a ValueError if a file's header, of ``start`` bytes, is beyond a limit."""
     if start > limit:
         raise ValueError(
@@ -44,6 +77,9 @@ def truncate(
     bpp: float | None = None,
 ) -> bytes:
     """The beginning of a file, a coarser picture.
+
+    It is nothing but a beginning: the header goes on telling of all that the file was made
+    with, also where that was limited, so the result is a file that is cut short.
 
     Args:
         data: the file, whole or not.
@@ -62,5 +98,5 @@ def truncate(
     if stages is not None and stages < 1:
         raise ValueError(f"stages must be at least 1, got {stages}")
     limit = byte_limit(header.size, max_bytes, bpp)
-    check_limit(limit, start)
+    _check_limit(limit, start)
     return data[: min(limit, start + sum(header.lengths[:stages]))]

@@ -25,6 +25,7 @@ _MAY_BE_SKIPPED = 64
 _ICC_PROFILE = 64
 _ORIENTATION = 65
 _EXIF = 66
+_LIMITED_TO = 67
 
 
 def pack(header: Header) -> bytes:
@@ -48,6 +49,8 @@ def pack(header: Header) -> bytes:
         fields.append((_ORIENTATION, bytes([header.orientation])))
     if header.exif:
         fields.append((_EXIF, _deflate("EXIF block", header.exif)))
+    if header.limited_to is not None:
+        fields.append((_LIMITED_TO, varint(header.limited_to)))
     kind = ARITHMETICS.index(header.arithmetic) | COLOURS.index(header.colour) << 2
     return b"".join(
         [
@@ -84,7 +87,7 @@ def parse(body: bytes) -> Header:
     _check(width >= 1 and height >= 1, f"a picture of {width} x {height} pixels")
     _check(seed < 1 << 32, f"the seed {seed}")
     _check(model.isprintable() and model != "", "a name that cannot be printed")
-    known = {_PALETTE, _ALPHA, _ICC_PROFILE, _ORIENTATION, _EXIF}
+    known = {_PALETTE, _ALPHA, _ICC_PROFILE, _ORIENTATION, _EXIF, _LIMITED_TO}
     needed = sorted(tag for tag in fields if tag < _MAY_BE_SKIPPED and tag not in known)
     if needed:
         raise DamagedFileError(
@@ -99,6 +102,12 @@ def parse(body: bytes) -> Header:
     _check(fields.get(_ALPHA) != b"", "an alpha channel without bytes")
     orientation = fields.get(_ORIENTATION, b"\1")
     _check(len(orientation) == 1 and 1 <= orientation[0] <= 8, "no orientation")
+    limited_to = None
+    if _LIMITED_TO in fields:
+        limited_to, end = read_varint(fields[_LIMITED_TO], 0)
+        _check(end == len(fields[_LIMITED_TO]), "a limit that is no number")
+        total = sum(lengths)
+        _check(limited_to < total, f"a limit to {limited_to} of {total} bytes")
     return Header(
         model=model,
         digest=digest,
@@ -112,6 +121,7 @@ def parse(body: bytes) -> Header:
         icc_profile=_inflate("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
         alpha=fields.get(_ALPHA, b""),
         exif=_inflate("EXIF block", fields.get(_EXIF, b"\0")),
+        limited_to=limited_to,
     )
 
 
