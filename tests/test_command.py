@@ -267,7 +267,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["encode", "a.png", "no/folder/b.uqdm"], "no folder no/folder: make it first"),
         (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
         (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
-        (["encode", "a.png", "b.uqdm", "--stage", "5"], "in 1..3, got 5"),
+        (["encode", "a.png", "b.uqdm", "--stage", "5"], "in 1..4, got 5"),
         (["decode", "a.png", "b.png"], "not a .uqdm file"),
         (["info", "a.png"], "not a .uqdm file"),
     ],

@@ -283,7 +283,7 @@ def test_bytes_that_opening_reads(photograph: Image.Image) -> None:
     described = photograph.crop((0, 0, 160, 120))
     described.info["icc_profile"] = np.random.default_rng(0).bytes(1000)
     for image in (photograph.crop((0, 0, 160, 120)), described):
-        data = saved(image, stages=2)
+        data = saved(image, stages=3)
         file = Counted(data)
         back = Image.open(file)
         assert file.count <= 2 * header_of(data)[1] + 256 < len(data)

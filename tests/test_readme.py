@@ -62,8 +62,8 @@ def test_first_program(photograph: Image.Image, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     sizes = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(sizes) == 3 and sizes == sorted(sizes)
-    last = Image.open(tmp_path / "stage3.png")
+    assert len(sizes) == 4 and sizes == sorted(sizes)
+    last = Image.open(tmp_path / "stage4.png")
     assert last.tobytes() == Image.open(tmp_path / "some.png").tobytes()
 
 
@@ -99,11 +99,11 @@ def test_files_and_streams(
     assert arrived == [f"arrived{stage}.png" for stage in range(1, picture.stages + 1)]
     assert picture.exact == (share == 1) and 0 <= picture.share < 1
     if picture.exact:
-        assert picture.stages == 3
-        for image in (picture.image, Image.open("arrived3.png")):
+        assert picture.stages == 4
+        for image in (picture.image, Image.open("arrived4.png")):
             assert image.tobytes() == Image.open("photo.png").tobytes()
     else:
-        assert picture.stages == 2
+        assert picture.stages == 3
 
 
 def test_pillow(
