@@ -1,7 +1,7 @@
 """All that is to be shown on a GPU, in one call of at most ten minutes, in one JSON file.
 
     python eval/on_cuda.py eval/results/cuda.json
-    python eval/on_cuda.py try.json --device cpu --tiny --budget 300   # to try out the script
+    python eval/on_cuda.py try.json --device cpu --tiny --budget 300  # to try it
 
 Parts, each in a process of its own, so that one that fails or takes too long leaves the
 others alone:
