@@ -4,7 +4,8 @@ UQDM's prior takes the values of a stage as independent given z_t. They are not:
 network missed at one value it missed at its neighbours and in the other channels. As in
 autoregressive and checkerboard context models (Minnen et al. 2018, He et al. 2021),
 a small network sees what was decoded of earlier groups (:mod:`..groups`) and moves the
-prior of the next one: by d lattice points, and to another entry of the scale table.
+prior of the next one: by d lattice points, and to another entry of the scale table. Its
+last layer is refitted to the picture (:mod:`..refit`).
 
 Its arithmetic is in integers (:mod:`..integer`), so that it is the same everywhere.
 """
@@ -19,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...identity import Parts
+from .. import refit
+from ..coder import Notes, PartsCoder
 from ..groups import GROUPS, group
 from ..integer import (
     HIDDEN_BITS,
@@ -32,6 +35,7 @@ from ..integer import (
     rounded_shift,
 )
 from ..lattice import LATTICE
+from ..steps import tables as steps_tables
 from .uniform_noise import Correction, UniformNoiseConditional
 
 __all__ = ["ContextConditional", "ContextPrior"]
@@ -47,6 +51,7 @@ SHIFT_MAX = 8.0  # bound of the location's shift, in units of the noise's width
 LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scale
 
 _TABLE_BITS = 12
+_SUM_BITS = HIDDEN_BITS + WEIGHT_BITS  # fractional bits of outputs
 
 
 class ContextPrior(IntegerNetwork):
@@ -100,15 +105,16 @@ class ContextPrior(IntegerNetwork):
             g: number of the group.
 
         Returns:
-            the shift in units of the standard deviation and the change of the log
-            scale, int64 with 15 fractional bits, ``[h, w]`` of the group.
+            hidden activations, int16, ``[16, h, w]`` of the group; and the shift in units
+            of the standard deviation and the change of the log scale, int64 with 15
+            fractional bits, ``[2, h, w]``.
         """
         _, (row, column) = GROUPS[g]
         plane = torch.from_numpy(inputs)[None, :, row:, column:]
         weights = [buffer[g].cpu().float() for buffer in self.buffers()]
         with exact_floats():
-            shift, change = self._run(plane, *weights).numpy()
-        return shift, change
+            hidden, out = self._run(plane, *weights)
+        return hidden.numpy(), out.numpy()
 
     @staticmethod
     def _run(
@@ -119,8 +125,8 @@ class ContextPrior(IntegerNetwork):
         mix_bias: Tensor,
         head: Tensor,
         head_bias: Tensor,
-    ) -> Tensor:
-        outputs = []
+    ) -> tuple[Tensor, Tensor]:
+        seen, outputs = [], []
         height, width = ((side - KERNEL) // 2 + 1 for side in plane.shape[2:])
         for rows in bands(height, width):
             band = plane[:, :, 2 * rows.start : 2 * (rows.stop - 1) + KERNEL]
@@ -132,7 +138,8 @@ class ContextPrior(IntegerNetwork):
             out = out.reshape(2, *sums.shape[1:])
             out[0] += sums[-1].to(torch.int64) << (HIDDEN_BITS - INPUT_BITS)
             outputs.append(out)
-        return torch.cat(outputs, 1)
+            seen.append(hidden.to(torch.int16).reshape(WIDTH, *sums.shape[1:]))
+        return torch.cat(seen, 1), torch.cat(outputs, 1)
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -167,6 +174,7 @@ class ContextTables:
         per_entry = math.log2(scales[-1] / scales[0]) / (len(scales) - 1)
         self._entries = round(2**8 / per_entry)
         self._last = len(scales) - 1
+        self._log_logistic = np.log(scales * (math.sqrt(3) / math.pi))
 
     def residuals(self, residual: np.ndarray, indexes: np.ndarray) -> np.ndarray:
         """Residuals k N - j as inputs, in units of their deviation and of 2 Delta."""
@@ -181,18 +189,42 @@ class ContextTables:
         return self._log_scales[indexes]
 
     def apply(
-        self, shift: np.ndarray, change: np.ndarray, indexes: np.ndarray
+        self, outputs: np.ndarray, indexes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The outputs of :class:`ContextPrior` as lattice points d and new indexes."""
-        bits = HIDDEN_BITS + WEIGHT_BITS
-        d = rounded_shift(shift * self._points[indexes], bits + 8)
+        shift, change = outputs
+        d = rounded_shift(shift * self._points[indexes], _SUM_BITS + 8)
         limit = int(SHIFT_MAX * LATTICE)
-        largest = int(LOG_SCALE_MAX * (1 << bits))
-        steps = change.clip(-largest, largest) * self._entries
-        index = indexes + rounded_shift(steps, bits + 8)
+        largest = int(LOG_SCALE_MAX * (1 << _SUM_BITS))
+        entries = change.clip(-largest, largest) * self._entries
+        index = indexes + rounded_shift(entries, _SUM_BITS + 8)
         return (
             d.clip(-limit, limit).astype(np.int32),
             index.clip(0, self._last).astype(np.uint8),
+        )
+
+    def cells(
+        self,
+        residual: np.ndarray,
+        outputs: np.ndarray,
+        indexes: np.ndarray,
+    ) -> refit.Cells:
+        """Values, ``[m]``, as the network places them, in units of the noise's width."""
+        values = torch.from_numpy(residual / LATTICE)
+        units = torch.from_numpy(self.deviation[indexes])
+        log_scales = torch.from_numpy(self._log_logistic[indexes])
+        move, log_factor = torch.from_numpy(outputs).double() / (1 << _SUM_BITS)
+        anywhere, log_unit = torch.full_like(values, torch.inf), math.log(2)
+        return refit.Cells(
+            below=values - 0.5,
+            above=values + 0.5,
+            first=-anywhere,
+            last=anywhere,
+            locations=move * units,
+            units=units,
+            log_scales=log_scales + log_factor * log_unit,
+            log_unit=log_unit,
+            limits=(-SHIFT_MAX, SHIFT_MAX),
         )
 
 
@@ -210,12 +242,22 @@ class ContextCorrection(Correction):
         self._normalized, self._residuals = inside[:3], inside[3:6]
         inside[6:] = tables.log_scales(indexes)
 
-    def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+    def prior(
+        self, coder: PartsCoder, g: int, residual: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         indexes = group(self.indexes, g)
         if not indexes.size:
-            return super().prior(g)
-        shift, change = self.context(self._inputs, g)
-        return self.tables.apply(shift, change, indexes)
+            return super().prior(coder, g, residual)
+        hidden, out = (a.reshape(len(a), -1) for a in self.context(self._inputs, g))
+        i, steps = indexes.reshape(-1), None
+        if residual is not None:
+            cells = self.tables.cells(residual.reshape(-1), out, i)
+            steps = refit.fit(hidden, cells)
+        steps, all_there = refit.code(coder, steps, WIDTH)
+        if all_there:
+            out += refit.added(steps, hidden, _SUM_BITS)
+        d, i = self.tables.apply(out, i)
+        return d.reshape(indexes.shape), i.reshape(indexes.shape)
 
     def reveal(self, g: int, residual: np.ndarray) -> None:
         indexes = group(self.indexes, g)
@@ -228,7 +270,8 @@ class ContextConditional(UniformNoiseConditional):
     """A :class:`UniformNoiseConditional` that sees what is decoded of its stage.
 
     The values and their noise are the same; only their prior is another. Before
-    :meth:`update` there is no scale table and the context stays out.
+    :meth:`update` there is no scale table and the context stays out. What is sent of a
+    network's last layer is shared among the likelihoods of its group.
 
     Args:
         prior_type: G, ``"logistic"`` or ``"normal"``.
@@ -247,22 +290,29 @@ class ContextConditional(UniformNoiseConditional):
         residuals = ((outputs - means).detach() * LATTICE).round().to(torch.int32)
         table = self.scale_table.double().log()
         shifts, ratios = torch.zeros_like(means), torch.ones_like(scales)
+        of_layer = torch.ones_like(scales)
         for b in range(len(outputs)):
             i, r = indexes[b].cpu().numpy(), residuals[b].cpu().numpy()
-            correction = self.correction(i)
-            d, i_d = np.zeros_like(r), i.copy()
+            correction, notes = self.correction(i), Notes()
+            d, i_d, p = np.zeros_like(r), i.copy(), np.ones(r.shape)
             for g in range(len(GROUPS)):
-                group(d, g)[...], group(i_d, g)[...] = correction.prior(g)
-                correction.reveal(g, group(r, g))
+                r_g = group(r, g)
+                if not r_g.size:
+                    continue
+                group(d, g)[...], group(i_d, g)[...] = correction.prior(notes, g, r_g)
+                correction.reveal(g, r_g)
+                group(p, g)[...] = np.exp(np.log(notes.take()).sum() / r_g.size)
             shifts[b] = torch.from_numpy(d).to(means) / LATTICE
             change = table[torch.from_numpy(i_d).long()] - table[indexes[b].cpu().long()]
             ratios[b] = change.exp().to(scales)
-        return self.likelihood(outputs, scales * ratios, means + shifts)
+            of_layer[b] = torch.from_numpy(p)
+        return self.likelihood(outputs, scales * ratios, means + shifts) * of_layer
 
     def parts(self) -> Parts:
         yield from super().parts()
         for name, weight in self.context.parts():
             yield f"context.{name}", weight
+        yield "steps", steps_tables().astype(np.int64)
 
     def correction(self, indexes: np.ndarray) -> ContextCorrection:
         return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...identity import Parts
-from ..coder import StreamDecoder, StreamEncoder, check_strings
+from ..coder import PartsCoder, StreamDecoder, StreamEncoder, check_strings
 from ..groups import GROUPS, group
 from ..guard import Guard
 from ..lattice import LATTICE as N
@@ -290,7 +290,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         correction = self.correction(indexes.cpu().numpy())
         for g in range(len(GROUPS)):
             r, j_g = group(residual, g), group(j, g)
-            d, i = correction.prior(g)
+            d, i = correction.prior(encoder, g, r)
             k_d, j_d = _moved(j_g, d)
             k = (r + j_g) // N - k_d
             self.encode_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
@@ -315,7 +315,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         correction = self.correction(indexes.cpu().numpy())
         for g in range(len(GROUPS)):
             r, j_g = group(residual, g), group(j, g)
-            d, i = correction.prior(g)
+            d, i = correction.prior(decoder, g, None)
             k_d, j_d = _moved(j_g, d)
             k = self.decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
             k = k.reshape(r.shape)
@@ -397,8 +397,19 @@ class Correction:
     def __init__(self, indexes: np.ndarray):
         self.indexes = indexes
 
-    def prior(self, g: int) -> tuple[np.ndarray, np.ndarray]:
-        """Lattice points d to move the location by, and entries of the scale table."""
+    def prior(
+        self, coder: PartsCoder, g: int, residual: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The prior of a group.
+
+        Args:
+            coder: where what is sent of the prior comes from and goes to.
+            g: number of the group.
+            residual: the residuals k N - j of the group, None where they are to be read.
+
+        Returns:
+            lattice points d to move the location by, and entries of the scale table.
+        """
         indexes = group(self.indexes, g)
         return np.zeros(indexes.shape, np.int32), indexes
 

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from ...identity import Parts, within
+from .. import refit
 from ..coder import Notes, PartsCoder, StreamDecoder, StreamEncoder
 from ..groups import GROUPS, group
 from ..integer import exact_floats, rounded_shift
 from ..steps import tables as steps_tables
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
-from . import refit
 from .base import PixelPrior
 from .network import HIDDEN, INPUT_MAX, SUM_BITS, PixelNetwork, channel_of, padded, phases
 
@@ -346,16 +346,18 @@ class _Walk:
         log_scales: np.ndarray,
     ) -> refit.Cells:
         """Levels as the network places them: what its last layer is refitted to."""
-        arrays = (
-            levels - 0.5,
-            levels + 0.5,
-            first - 0.5,
-            last + 0.5,
-            locations / LOCATION_POINTS,
-            np.full(len(levels), 4.0),
-            self.tables.log_scales(log_scales),
+        x, low, high = map(torch.from_numpy, (levels, first, last))
+        return refit.Cells(
+            below=x - 0.5,
+            above=x + 0.5,
+            first=low - 0.5,
+            last=high + 0.5,
+            locations=torch.from_numpy(locations / LOCATION_POINTS),
+            units=torch.full_like(x, 4.0, dtype=torch.float64),
+            log_scales=torch.from_numpy(self.tables.log_scales(log_scales)),
+            log_unit=1.0,
+            limits=(0.0, 255.0),
         )
-        return refit.Cells(*map(torch.from_numpy, arrays))
 
     def reveal(self, g: int, levels: np.ndarray) -> None:
         """Take note of the levels of a group."""

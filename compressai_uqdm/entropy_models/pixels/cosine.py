@@ -14,7 +14,7 @@ around each:
     errors decoded so far ───────────────── linear 5x5 ─────────────────────►+
                                                               location, log scale
 
-The 1x1 on the right is refitted to the picture by its encoder (:mod:`.refit`). Weights
+The 1x1 on the right is refitted to the picture by its encoder (:mod:`..refit`). Weights
 and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..integer`).
 """
 
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
+from .. import refit
 from ..groups import GROUPS, group
 from ..integer import (
     HIDDEN_BITS,
@@ -46,7 +47,6 @@ from ..latents.cosine import SymbolCoder
 from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
 from ..steps import tables as steps_tables
 from ..tables import PRECISION
-from . import refit
 
 __all__ = ["CosinePixels", "Guess", "WindowNetwork", "deviations_of"]
 
@@ -424,6 +424,8 @@ def _cells(
         locations=torch.from_numpy(position).double() / (1 << POSITION_BITS) + move * unit,
         units=unit,
         log_scales=log_deviation.clamp(low, high) + math.log(math.sqrt(3) / math.pi),
+        log_unit=1.0,
+        limits=(0.0, LEVELS - 1.0),
     )
 
 

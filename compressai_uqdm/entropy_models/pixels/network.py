@@ -64,7 +64,7 @@ class PixelNetwork(IntegerNetwork):
         guesses of the others  ─┴────► 32 channels ───────────► + ReLU ─► 1x1 ReLU ─► 1x1
                                   └──────────── linear ──────────────► + location, scale
 
-    The last 1x1 is refitted to the picture by its encoder (:mod:`.refit`).
+    The last 1x1 is refitted to the picture by its encoder (:mod:`..refit`).
 
     Args:
         planes: number of planes beside the guess.

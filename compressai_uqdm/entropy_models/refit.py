@@ -1,8 +1,8 @@
-r"""The last layer of a network of pixels, refitted to one picture.
+r"""The last layer of a context network, refitted to one picture.
 
 A network has seen other photographs; a picture has its own grain, sharpness and colours.
 Before the values of a group, its encoder may send what to add to the group's last layer,
-in whole steps (:mod:`..steps`): of its two biases, of its weights for locations, and for
+in whole steps (:mod:`.steps`): of its two biases, of its weights for locations, and for
 scales. Both sides then go on with outputs
 
     o_r = w_r a + b_r + Delta_r a + delta_r,    r of location and log scale,
@@ -18,11 +18,11 @@ import torch
 
 from torch import Tensor
 
-from ..coder import PartsCoder
-from ..integer import HIDDEN_BITS
-from ..logistic import log_mass
-from ..steps import STEPS_MAX, cost
-from ..steps import code as code_steps
+from .coder import PartsCoder
+from .integer import HIDDEN_BITS
+from .logistic import log_mass
+from .steps import STEPS_MAX, cost
+from .steps import code as code_steps
 
 __all__ = ["Cells", "added", "code", "fit"]
 
@@ -37,28 +37,42 @@ _FAR = 60.0  # scales: as good as infinitely far
 
 
 class Cells(NamedTuple):
-    """The levels of a group as its network places them, float64, ``[m]`` each."""
+    """The values of a group as its network places them.
+
+    Tensors are float64, ``[m]``, in whatever unit values have.
+    """
 
     below: Tensor
-    """Lower edge of a level's cell; -inf where all that lies below belongs to it."""
+    """Lower edge of a value's cell; -inf where all that lies below belongs to it."""
 
     above: Tensor
     """Its upper edge."""
 
     first: Tensor
-    """Lower end of what the level is known to be in; -inf where it may be anywhere."""
+    """Lower end of what the value is known to be in; -inf where it may be anywhere."""
 
     last: Tensor
     """Upper end of it."""
 
     locations: Tensor
-    """Where the network has the logistic, in levels."""
+    """Where the network has the logistic."""
 
     units: Tensor
-    """What the location moves by, in levels, where its output grows by 1."""
+    """What the location moves by where its output grows by 1."""
 
     log_scales: Tensor
-    """Natural logarithm of the logistic's scale, in levels."""
+    """Natural logarithm of the logistic's scale."""
+
+    log_unit: float
+    """What that moves by where its output grows by 1."""
+
+    limits: tuple[float, float]
+    """Where locations may be."""
+
+    def every(self, n: int) -> "Cells":
+        """One in n of the values."""
+        fewer = {name: getattr(self, name)[::n] for name in Cells._fields[:7]}
+        return self._replace(**fewer)
 
 
 def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
@@ -117,14 +131,14 @@ def fit(hidden: np.ndarray, cells: Cells) -> np.ndarray:
 
     Args:
         hidden: hidden activations, integers, ``[n, m]``.
-        cells: the levels.
+        cells: the values.
 
     Returns:
         int64, ``[2, n + 1]``.
     """
     n, m = hidden.shape
     every = -(-m // _SAMPLE)
-    cells = Cells(*(values[::every] for values in cells))
+    cells = cells.every(every)
     a = torch.ones(n + 1, len(cells.below), dtype=torch.float64)
     a[:-1] = torch.from_numpy(hidden[:, ::every].astype(np.float64)) / (1 << HIDDEN_BITS)
     none = np.zeros((2, n + 1), np.int64)
@@ -146,12 +160,12 @@ def fit(hidden: np.ndarray, cells: Cells) -> np.ndarray:
 def _at(change: Tensor, a: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     """Locations and scales with such a change."""
     move, log_factor = change @ a
-    locations = (cells.locations + move * cells.units).clamp(0, 255)
-    return locations, (cells.log_scales + log_factor).exp()
+    locations = (cells.locations + move * cells.units).clamp(*cells.limits)
+    return locations, (cells.log_scales + log_factor * cells.log_unit).exp()
 
 
 def _nats(change: Tensor, a: Tensor, cells: Cells) -> float:
-    """What the levels cost then."""
+    """What the values cost then."""
     locations, scales = _at(change, a, cells)
     inside = log_mass(*_ends(cells.below, cells.above, locations, scales))
     known = log_mass(*_ends(cells.first, cells.last, locations, scales))
@@ -166,11 +180,11 @@ def _ends(
 
 
 def _newton(a: Tensor, cells: Cells) -> Tensor:
-    r"""Change of the last layer, ``[2, n]``, that makes the levels cheapest.
+    r"""Change of the last layer, ``[2, n]``, that makes the values cheapest.
 
     Args:
         a: activations, ``[n, m]``.
-        cells: the levels.
+        cells: the values.
 
     With F the logistic function and u, v the ends of a cell in units of the scale s,
 
@@ -178,7 +192,7 @@ def _newton(a: Tensor, cells: Cells) -> Tensor:
 
     whose own derivative is -(f(u) + f(v)) / s^2, f = F'; and of log s it is
     (u f(u) - v f(v)) / (F(v) - F(u)), the curvature taken at the middle of the cell. So
-    for both the matrix is a sum of a a^T with positive weights. What the level is known
+    for both the matrix is a sum of a a^T with positive weights. What the value is known
     to be in is left out of the curvature, and steps are halved where they do not help.
     """
     change = torch.zeros(2, len(a), dtype=torch.float64)
@@ -194,10 +208,11 @@ def _newton(a: Tensor, cells: Cells) -> Tensor:
         outer = _slopes(cells.first, cells.last, locations, scales)
         z = _middle(cells, locations, scales)
         curvature_of_scale = z * torch.tanh(z / 2) + z * z / 2 / torch.cosh(z / 2) ** 2
-        moves = (locations > 0) & (locations < 255)
-        per_unit = cells.units / scales * moves
-        slopes = ((inner[0] - outer[0]) * per_unit, inner[1] - outer[1])
-        curvatures = (inner[2] * per_unit**2, curvature_of_scale)
+        low, high = cells.limits
+        moves = (locations > low) & (locations < high)
+        per_unit, log_unit = cells.units / scales * moves, cells.log_unit
+        slopes = ((inner[0] - outer[0]) * per_unit, (inner[1] - outer[1]) * log_unit)
+        curvatures = (inner[2] * per_unit**2, curvature_of_scale * log_unit**2)
         newton = torch.stack(
             [
                 torch.linalg.solve((a * c) @ a.T + ridge, a @ s - _RIDGE * now)
