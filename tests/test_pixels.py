@@ -22,6 +22,7 @@ from compressai_uqdm.codec.latent import Latent
 from compressai_uqdm.codec.streaming import PictureDecoder
 from compressai_uqdm.denoisers.vdm_unet import UNetConfig
 from compressai_uqdm.diffusion import DiffusionConfig, NoiseSchedule, levels_to_x
+from compressai_uqdm.entropy_models import refit
 from compressai_uqdm.entropy_models import steps as small_steps
 from compressai_uqdm.entropy_models.coder import (
     CutStageDecoder,
@@ -35,7 +36,6 @@ from compressai_uqdm.entropy_models.groups import GROUPS, group
 from compressai_uqdm.entropy_models.latents.context import ContextPrior
 from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
 from compressai_uqdm.entropy_models.lattice import LatticePoints, from_lattice
-from compressai_uqdm.entropy_models.pixels import refit
 from compressai_uqdm.entropy_models.pixels.context import (
     ContextPixels,
     Known,
@@ -330,7 +330,7 @@ def test_steps_come_back(values: list[int], biases_alone: bool) -> None:
 
 
 def logistic_cells(
-    rng: np.random.Generator, n: int, m: int, wrong: float
+    rng: np.random.Generator, n: int, m: int, wrong: float, log_unit: float = 1.0
 ) -> tuple[np.ndarray, refit.Cells]:
     """Activations, and levels whose last layer is wrong by so much."""
     hidden = rng.integers(0, 300, (n, m))
@@ -343,14 +343,15 @@ def logistic_cells(
     below, above = np.where(x > 0, x - 0.5, -np.inf), np.where(x < 255, x + 0.5, np.inf)
     arrays = (below, above, np.full(m, -np.inf), np.full(m, np.inf))
     arrays += (np.full(m, 120.0), np.full(m, 3.0), np.full(m, math.log(2)))
-    return hidden, refit.Cells(*map(torch.from_numpy, arrays))
+    tensors = map(torch.from_numpy, arrays)
+    return hidden, refit.Cells(*tensors, log_unit=log_unit, limits=(0.0, 255.0))
 
 
 def bits_of(steps: np.ndarray, hidden: np.ndarray, cells: refit.Cells) -> float:
     """What levels and steps cost together, by SciPy's logistic and the real coder."""
     out = refit.added(steps, hidden, 15) / 2**15
     locations = cells.locations.numpy() + 3 * out[0]
-    scales = np.exp(cells.log_scales.numpy() + out[1])
+    scales = np.exp(cells.log_scales.numpy() + cells.log_unit * out[1])
     ends = [scipy.stats.logistic.cdf(e.numpy(), locations, scales) for e in cells[:2]]
     notes = Notes()
     refit.code(notes, steps, len(hidden))
@@ -368,8 +369,9 @@ def test_tables_of_steps_are_not_near_the_middle_between_integers() -> None:
 
 def test_a_fit_pays_or_is_none() -> None:
     rng = np.random.default_rng(0)
-    for n, m, wrong in ((32, 6000, 0.15), (48, 90000, 0.1), (4, 700, 0.3)):
-        hidden, cells = logistic_cells(rng, n, m, wrong)
+    tried = ((32, 6000, 0.15, 1.0), (48, 90000, 0.1, 1.0), (4, 700, 0.3, 1.0))
+    for n, m, wrong, log_unit in (*tried, (16, 9000, 0.15, math.log(2))):
+        hidden, cells = logistic_cells(rng, n, m, wrong, log_unit)
         steps, none = refit.fit(hidden, cells), np.zeros((2, n + 1), np.int64)
         assert bits_of(steps, hidden, cells) < 0.97 * bits_of(none, hidden, cells)
     for n, m in ((32, 6000), (48, 12), (3, 1)):  # nothing is wrong, or too little there
