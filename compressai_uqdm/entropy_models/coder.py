@@ -83,7 +83,7 @@ class Notes:
     def take(self) -> np.ndarray:
         """All that were noted since the last time, float64, ``[m]``."""
         noted, self._noted = self._noted, []
-        return np.concatenate(noted)
+        return np.concatenate([np.empty(0), *noted])
 
 
 class StreamEncoder:

@@ -50,6 +50,10 @@ INPUT_BITS, INPUT_MAX = 6, 255
 SHIFT_MAX = 8.0  # bound of the location's shift, in units of the noise's width
 LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scale
 
+REFITTED_FROM = 2048
+"""Values of a group whose last layer may be refitted. For fewer it hardly ever pays, and
+that it does not would have to be sent."""
+
 _TABLE_BITS = 12
 _SUM_BITS = HIDDEN_BITS + WEIGHT_BITS  # fractional bits of outputs
 
@@ -250,12 +254,13 @@ class ContextCorrection(Correction):
             return super().prior(coder, g, residual)
         hidden, out = (a.reshape(len(a), -1) for a in self.context(self._inputs, g))
         i, steps = indexes.reshape(-1), None
-        if residual is not None:
-            cells = self.tables.cells(residual.reshape(-1), out, i)
-            steps = refit.fit(hidden, cells)
-        steps, all_there = refit.code(coder, steps, WIDTH)
-        if all_there:
-            out += refit.added(steps, hidden, _SUM_BITS)
+        if len(i) >= REFITTED_FROM:
+            if residual is not None:
+                cells = self.tables.cells(residual.reshape(-1), out, i)
+                steps = refit.fit(hidden, cells)
+            steps, all_there = refit.code(coder, steps, WIDTH)
+            if all_there:
+                out += refit.added(steps, hidden, _SUM_BITS)
         d, i = self.tables.apply(out, i)
         return d.reshape(indexes.shape), i.reshape(indexes.shape)
 
