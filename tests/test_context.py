@@ -17,7 +17,13 @@ from compressai_uqdm.entropy_models import (
     UniformNoiseConditional,
     refit,
 )
-from compressai_uqdm.entropy_models.coder import Notes, StreamDecoder, StreamEncoder
+from compressai_uqdm.entropy_models.coder import (
+    CutStageDecoder,
+    Notes,
+    StreamDecoder,
+    StreamEncoder,
+    Written,
+)
 from compressai_uqdm.entropy_models.contexts import Contexts, read_contexts, save_contexts
 from compressai_uqdm.entropy_models.groups import GROUPS, group
 from compressai_uqdm.entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
@@ -26,6 +32,7 @@ from compressai_uqdm.entropy_models.latents.context import (
     INPUT_MAX,
     ContextPrior,
 )
+from compressai_uqdm.entropy_models.lattice import from_lattice
 from compressai_uqdm.entropy_models.pixels.network import PixelNetwork
 from compressai_uqdm.entropy_models.randomness import dither
 from compressai_uqdm.training.context import FloatContext, collect, read_crops
@@ -132,6 +139,45 @@ def test_any_context_codes_exactly(size: tuple[int, int]) -> None:
     Z = prior.encode(encoder, inputs, indexes, M, u)
     encoder.end_stage(Z.numpy())
     assert torch.equal(prior.decode(StreamDecoder(encoder.segments()), indexes, M, u), Z)
+
+
+def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To values that are elsewhere than the network says: it pays, and is decoded."""
+    prior = ContextConditional()
+    prior.update()
+    prior.context = random_context(2, 20)
+    torch.manual_seed(0)
+    shape = (3, 92, 92)
+    scales = prior.scale_table[[70]].expand(shape)
+    means = torch.zeros(shape)
+    inputs = 0.6 * scales + 0.4 * scales * torch.randn(shape)
+    u = dither(0, 0, shape)
+    M, indexes = prior.locate(means, u), prior.build_indexes(scales)
+
+    def code() -> tuple[torch.Tensor, bytes, float]:
+        encoder = StreamEncoder()
+        Z = prior.encode(encoder, inputs, indexes, M, u)
+        encoder.end_stage(Z.numpy())
+        outputs = from_lattice(Z, u, torch.float32)[None]
+        likelihoods = prior.likelihoods(outputs, scales[None], means[None])
+        return Z, encoder.segments()[0], -likelihoods.double().log2().sum().item()
+
+    Z, segment, bits = code()
+    assert torch.equal(prior.decode(StreamDecoder([segment]), indexes, M, u), Z)
+    assert 8 * len(segment) == pytest.approx(bits, rel=0.01)
+    residual = np.abs((Z - M).numpy())
+    for length in (0, 40, len(segment) // 2, len(segment) - 8):
+        decoder = CutStageDecoder([], Written(), segment[:length])
+        found = prior.decode(decoder, indexes, M, u)
+        there = sum(
+            (group((found == Z).numpy(), g)).all() for g in range(12)
+        )  # groups come back whole, or not yet
+        assert there >= 11 * length // len(segment) - 1
+        assert (np.abs((found - M).numpy()) <= max(residual.max(), 256)).all()
+    none = np.zeros((2, 17), np.int64)
+    monkeypatch.setattr(refit, "fit", lambda hidden, cells: none)
+    again, without, _ = code()
+    assert torch.equal(again, Z) and len(segment) < 0.95 * len(without)
 
 
 def test_a_group_sees_only_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
