@@ -21,6 +21,7 @@ from ..errors import DamagedStringError
 from ..files.container import MAGIC, ends_in_header, parse_header
 from ..files.header import Header
 from ..files.rate import truncate, whole_stages
+from .libraries import import_libraries
 from .places import as_bytes, check_target, read, write
 from .terminal import STANDARD, Failure, Show, name_of, told
 
@@ -113,6 +114,7 @@ class Network:
         Raises:
             Failure: there is no such device.
         """
+        import_libraries()
         import torch
 
         if self.threads is not None:
@@ -301,13 +303,13 @@ class _Decoding:
 
     def decoder(self, header: Header, start: bytes, show: Any) -> "StreamingDecoder":
         """One that has seen the header. It does not seek a missing model once more."""
-        from ..files.decoding import StreamingDecoder
-
         network = self.network
         name = network.model or header.model
         if name in self.missing:
             raise self.missing[name]
         device = network.prepare()
+        from ..files.decoding import StreamingDecoder
+
         decoder = StreamingDecoder(network.model, device, network.max_pixels, show)
         try:
             decoder.feed(start)
@@ -324,6 +326,7 @@ class _Decoding:
         return found[0].size[0] * found[0].size[1] if found else 0
 
     def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
+        device = self.network.prepare()
         import numpy as np
 
         from PIL import Image
@@ -332,7 +335,6 @@ class _Decoding:
         from ..files.model import open_codec
 
         header, _ = _header(read(source, LOOK), NO_LIMIT)
-        device = self.network.prepare()
         codec = open_codec(self.network.model or header.model, device)
         if _is_quick(codec, is_long):
             return 0.0
