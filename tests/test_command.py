@@ -432,6 +432,21 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
         assert "AssertionError" not in done.stderr, command
 
 
+def test_libraries_are_whole_when_they_are_asked() -> None:
+    """What a command imports late is there for all that uses it."""
+    script = (
+        "import sys; from compressai_uqdm.cli.libraries import import_libraries\n"
+        "import_libraries()\n"
+        "assert 'scipy.stats._stats_py' not in sys.modules\n"
+        "from compressai.entropy_models import GaussianConditional\n"
+        "GaussianConditional(None).update_scale_table([0.5, 1.0])\n"  # asks SciPy
+        "import gc, scipy.stats; from scipy.stats import norm\n"
+        "assert scipy.stats.norm is norm and sys.modules['scipy.stats'].norm is norm\n"
+        "assert gc.isenabled()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_completion(folder: Path) -> None:
     """As the line that the README gives for each shell has it, without PyTorch."""
     script = (
