@@ -53,6 +53,7 @@ FACTOR_BITS = 8
 MEAN_BITS = 4
 VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
 EXACT = 1 << 24
+AT_ONCE = 1 << 13  # blocks, to bound memory
 CELL_MAX = (1 << 15) - 1
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
@@ -95,10 +96,9 @@ class Known(NamedTuple):
             their means, in 1/512 of the stage's width, and the variances around these, in
             1/2^20 of its square; int64.
         """
-        cells, sent, locations, entries, middle = (
-            plane[b, :, rows].cpu().numpy()
-            for plane in (*self[:4], self.grid.middle.expand(self.cells.shape))
-        )
+        here = b, slice(None), rows
+        cells, sent, locations, entries = (p[here].cpu().numpy() for p in self[:4])
+        middle = self.grid.at(here).middle.cpu().numpy()
         middles = POINTS * cells.astype(np.int64) + middle
         reach = self.table.reach[entries]
         at = self.table.starts[entries] + reach + (locations - middles).clip(-reach, reach)
@@ -253,21 +253,27 @@ class Group(nn.Module):
 
     def look(self, state: Tensor) -> Tensor:
         """Location and log scale, ``[N, 2 n]``, from states of blocks, ``[N, hidden]``."""
-        h = _activate(state + self.fixed("bias"))
-        h = _activate(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
-        return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
+        names = "bias", "mix_bias", "mix", "head_bias", "head"
+        bias, mix_bias, mix, head_bias, head = map(self.fixed, names)
+        found = []
+        for part in state.split(AT_ONCE):
+            h = _activate(part + bias)
+            h = _activate(torch.addmm(mix_bias, h, mix.T))
+            found.append(torch.addmm(head_bias, h, head.T))
+        return torch.cat(found)
 
     def spread(self, features: Tensor, own: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
         """What features, ``[N, 3 n]``, add to states: of their colour, of the other."""
         padded = torch.cat([features, features.new_zeros(1, features.shape[1])])
-        return (
-            torch.addmm(
-                self.fixed("own_bias"), padded[own].flatten(1), self.fixed("own").T
-            ),
-            torch.addmm(
-                self.fixed("cross_bias"), padded[cross].flatten(1), self.fixed("cross").T
-            ),
-        )
+
+        def summed(name: str, around: Tensor) -> Tensor:
+            bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
+            parts = around.split(AT_ONCE)
+            return torch.cat(
+                [torch.addmm(bias, padded[part].flatten(1), weights) for part in parts]
+            )
+
+        return summed("own", own), summed("cross", cross)
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -387,8 +393,8 @@ class CosineConditional(UniformNoiseConditional):
                     1,
                 ).float()
             own, cross = group.spread(features, board.own[colour], board.cross[colour])
-            states[colour] = states[colour] + own
-            states[1 - colour] = states[1 - colour] + cross
+            states[colour] += own
+            states[1 - colour] += cross
 
     def _means(
         self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
@@ -447,7 +453,7 @@ class CosineConditional(UniformNoiseConditional):
                 ``[B, 192, h, w]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        shape = B, _, h, w = grid.middle.shape
+        shape = B, _, h, w = grid.shape
         board = Checkerboard(B, h, w, self.spread.device)
         found, sent, locations, entries = (
             torch.zeros(shape, dtype=dtype)
@@ -470,18 +476,19 @@ class CosineConditional(UniformNoiseConditional):
                 return planes[tuple(i.to(planes.device) for i in at)].cpu().numpy()
 
             both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
-            entry, middle = both[1].clip(0, 127), here(grid.middle).astype(np.int64)
+            cells_here = grid.at(at)
+            entry, middle = both[1].clip(0, 127), cells_here.middle.numpy().astype(np.int64)
             offset = both[0] - middle
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
             first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
             if before is not None:
                 is_part = here(before.sent)
                 first = grid.ratio * here(before.cells).astype(np.int64)
-                first -= here(grid.offset)
+                first -= cells_here.offset.numpy()
             is_cell = (entry >= self.first_sent) & ~is_part
             target = None
             if finest is not None:
-                target = here(finest).astype(np.int64) - here(grid.start)
+                target = here(finest).astype(np.int64) - cells_here.start.numpy()
                 target //= grid.factor
 
             images = image[:, 0].numpy()
@@ -528,8 +535,7 @@ class CosineConditional(UniformNoiseConditional):
             return middles, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
-        device = grid.middle.device
-        found, sent = found.to(device), sent.to(device)
+        found, sent = found.to(self.spread.device), sent.to(self.spread.device)
         planes = found, sent, locations, entries
         if before is None or not missing.any():
             return Known(*planes, grid, self.moment_table, None, None)

@@ -24,7 +24,7 @@ from ..logistic import log_mass
 from ..steps import STEPS_MAX, cost
 from ..steps import code as code_steps
 
-__all__ = ["Cells", "added", "code", "fit"]
+__all__ = ["Cells", "added", "code", "fit", "spacing"]
 
 STEP_BITS = 5
 """Fractional bits of a step, of the outputs' units."""
@@ -112,21 +112,25 @@ def code(coder: PartsCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarra
 # ---- fitting ----
 
 
-def fit(hidden: np.ndarray, cells: Cells) -> np.ndarray:
+def spacing(m: int) -> int:
+    """Of m values, a fit looks at every so many."""
+    return -(-m // _SAMPLE)
+
+
+def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
     """The steps of a group that save the most: those of all weights, of biases, or none.
 
     Args:
         hidden: hidden activations, integers, ``[n, m]``.
         cells: the levels.
+        every: of so many values in the group they are one, see :func:`spacing`.
 
     Returns:
         int64, ``[2, n + 1]``.
     """
     n, m = hidden.shape
-    every = -(-m // _SAMPLE)
-    cells = Cells(*(values[::every] for values in cells))
-    a = torch.ones(n + 1, len(cells.below), dtype=torch.float64)
-    a[:-1] = torch.from_numpy(hidden[:, ::every].astype(np.float64)) / (1 << HIDDEN_BITS)
+    a = torch.ones(n + 1, m, dtype=torch.float64)
+    a[:-1] = torch.from_numpy(hidden.astype(np.float64)) / (1 << HIDDEN_BITS)
     none = np.zeros((2, n + 1), np.int64)
     nothing = torch.zeros(2, n + 1, dtype=torch.float64)
     before = _nats(nothing, a, cells)
