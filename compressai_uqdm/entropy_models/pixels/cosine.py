@@ -80,6 +80,7 @@ LEVELS, POINTS = 256, 32
 SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
 CONV_BITS = SUM_BITS - INPUT_BITS  # fractional bits of weights of inputs
 
+_SPARSE_PARTS = 8  # that values far apart are computed in, to bound memory
 _PICTURE_SHIFT = 3  # a unit of the network is eight levels of the picture
 DEVIATION_BITS = 12
 """Fractional bits of deviations; their inverses have 4 more."""
@@ -288,17 +289,19 @@ class WindowNetwork(IntegerNetwork):
         _, (row, column) = GROUPS[g]
         _, H, W = errors.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
-        y, x = np.divmod(np.arange(0, h * n, every), n)
-        y, x = 2 * y + row, 2 * x + column
-        around = np.arange(SIDE) - SIDE // 2
-        down = _mirrored(y + around[:, None, None], H)
-        across = _mirrored(x + around[:, None], W)
-        seen = [planes[:, down, across] for planes in (errors, guess.planes)]
-        windows = torch.from_numpy(np.concatenate(seen)).float().flatten(0, 2)
-        w = self._weights(g)
-        of_blocks = torch.from_numpy(guess.bands[:, y // 8, x // 8]).float()
-        of_blocks = torch.addmm(w["conv_bias"][:, None], w["bands"], of_blocks)
-        return self._later_layers(w["conv"].flatten(1) @ windows, of_blocks, w)
+        around, w, found = np.arange(SIDE) - SIDE // 2, self._weights(g), []
+        for some in np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS):
+            y, x = 2 * (some // n) + row, 2 * (some % n) + column
+            down = _mirrored(y + around[:, None, None], H)
+            across = _mirrored(x + around[:, None], W)
+            seen = [planes[:, down, across] for planes in (errors, guess.planes)]
+            windows = torch.from_numpy(np.concatenate(seen)).float().flatten(0, 2)
+            of_blocks = torch.from_numpy(guess.bands[:, y // 8, x // 8]).float()
+            of_blocks = torch.addmm(w["conv_bias"][:, None], w["bands"], of_blocks)
+            sums = w["conv"].flatten(1) @ windows
+            found.append(self._later_layers(sums, of_blocks, w))
+        hidden, out = (torch.cat(pieces, 1) for pieces in zip(*found))
+        return hidden, out
 
     def layers(self, window: Tensor, of_blocks: Tensor, g: int) -> tuple[Tensor, Tensor]:
         """The network itself, whose sums are exact.
@@ -405,10 +408,9 @@ class CosinePixels(UniformNoiseConditional):
                     hidden, out = _every(parts, every)
                 else:
                     hidden, out = self.network.some(errors, guess, g, every)
-                there = positions.reshape(-1)[::every], log_deviations.reshape(-1)[::every]
-                steps = refit.fit(
-                    hidden.numpy(), _cells(target[::every], *there, out), every
-                )
+                values = (target, positions, log_deviations)
+                cells = _cells(out, *(value.reshape(-1)[::every] for value in values))
+                steps = refit.fit(hidden.numpy(), cells, every)
             steps, all_there = refit.code(coder, steps, HIDDEN)
             if not all_there:
                 break
@@ -516,7 +518,7 @@ def _place(
 
 
 def _cells(
-    levels: np.ndarray, positions: np.ndarray, log_deviations: np.ndarray, out: Tensor
+    out: Tensor, levels: np.ndarray, positions: np.ndarray, log_deviations: np.ndarray
 ) -> refit.Cells:
     """Levels as the network places them, ``[m]``: what its last layer is refitted to."""
     x, infinity = torch.from_numpy(levels).double(), torch.inf
