@@ -20,7 +20,6 @@ import functools
 import itertools
 import math
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -202,21 +201,21 @@ class Checkerboard:
             self.cross.append(around(CROSS, 1 - c))
 
 
-def _in_parts(function: Callable[..., tuple[Tensor, ...]], *values: Tensor) -> list[Tensor]:
-    """What a function gives for rows of values, some at once: to bound memory."""
-    parts = zip(*(value.split(AT_ONCE) for value in values))
-    return [torch.cat(found) for found in zip(*(function(*part) for part in parts))]
+def _features(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+    """What coefficients of blocks tell those around: ``[N + 1, 3 n]``, zeros last."""
 
+    def of(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+        residual = (values - location) * sent
+        features = [
+            residual.sign() * _magnitude(residual),
+            _magnitude(values) * sent,
+            (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
+        ]
+        return torch.cat(features, 1).float()
 
-def _features(location: Tensor, values: Tensor, sent: Tensor) -> tuple[Tensor]:
-    """What coefficients of blocks tell those around: ``[N, 3 n]``, of ``[N, n]``."""
-    residual = (values - location) * sent
-    features = [
-        residual.sign() * _magnitude(residual),
-        _magnitude(values) * sent,
-        (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
-    ]
-    return (torch.cat(features, 1).float(),)
+    parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
+    nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
+    return torch.cat([*(of(*part) for part in parts), nothing])
 
 
 def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
@@ -393,7 +392,8 @@ class CosineConditional(UniformNoiseConditional):
 
         for colour, channels, group in self.steps():
             n = channels.stop - channels.start
-            location, index = _in_parts(prior, states[colour])
+            found = zip(*(prior(part) for part in states[colour].split(AT_ONCE)))
+            location, index = (torch.cat(parts) for parts in found)
             if channels.start < N_COLOURS and colour == 1:
                 # the mean of a block is near that of the four around it
                 weights = rounded(self.neighbours[channels.start], 2.0**WEIGHT_BITS)
@@ -404,8 +404,8 @@ class CosineConditional(UniformNoiseConditional):
             with torch.no_grad():
                 if channels.start < N_COLOURS and colour == 0:
                     means = self._means(location, (values - location) * sent, index, board)
-                (features,) = _in_parts(_features, location, values, sent)
-                features = torch.cat([features, features.new_zeros(1, 3 * n)])
+                features = _features(location, values, sent)
+            del location, index, values, sent
             group.spread("own", features, board.own[colour], states[colour])
             group.spread("cross", features, board.cross[colour], states[1 - colour])
 
@@ -489,12 +489,12 @@ class CosineConditional(UniformNoiseConditional):
             def here(planes: Tensor) -> np.ndarray:
                 return planes[tuple(i.to(planes.device) for i in at)].cpu().numpy()
 
-            points = location.clamp(-POINTS_MAX, POINTS_MAX).int()
-            both = torch.stack([points, index.int()]).cpu().numpy()  # in one transfer
-            entry = both[1].clip(0, 127).astype(np.uint8)
+            kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
+            both = torch.stack(kinds).cpu().numpy()  # in one transfer
             here_cells = grid.at(at)
             middle = here_cells.middle.numpy()
-            offset = both[0] - middle
+            offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
+            del kinds, both
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
             first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
             if before is not None:
