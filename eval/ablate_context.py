@@ -52,7 +52,7 @@ def six_groups(prior: UniformNoiseConditional) -> FloatContext:
 def as_learned() -> AbstractContextManager[object]:
     """The last layer is not refitted to pictures."""
     module = "compressai_uqdm.entropy_models.refit"
-    return patch(f"{module}.fit", lambda hidden, _: np.zeros((2, len(hidden) + 1), int))
+    return patch(f"{module}.fit", lambda hidden, *_: np.zeros((2, len(hidden) + 1), int))
 
 
 def bits_of(prior: UniformNoiseConditional, v: torch.Tensor, scales: torch.Tensor) -> float:

@@ -175,7 +175,7 @@ def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert there >= 11 * length // len(segment) - 1
         assert (np.abs((found - M).numpy()) <= max(residual.max(), 256)).all()
     none = np.zeros((2, 17), np.int64)
-    monkeypatch.setattr(refit, "fit", lambda hidden, cells: none)
+    monkeypatch.setattr(refit, "fit", lambda *_: none)
     again, without, _ = code()
     assert torch.equal(again, Z) and len(segment) < 0.95 * len(without)
 
@@ -198,7 +198,7 @@ def test_a_group_sees_only_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -> 
 
     # an encoder fits the last layer to the group itself, and sends it: here, the same
     steps = rng.integers(-9, 10, (2, 17))
-    monkeypatch.setattr(refit, "fit", lambda hidden, cells: steps)
+    monkeypatch.setattr(refit, "fit", lambda *_: steps)
     before = corrections(residual)
     for g in range(12):
         changed = residual.copy()
@@ -338,7 +338,7 @@ def test_rounding_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     means = torch.randn(scales.shape)
     inputs = means + scales * torch.randn(scales.shape)
     none = np.zeros((2, 17), np.int64)
-    monkeypatch.setattr(refit, "fit", lambda hidden, cells: none)
+    monkeypatch.setattr(refit, "fit", lambda *_: none)
     outputs, likelihoods = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
     residuals = ((outputs - means) * 32).round()
     expected = floats(residuals, scales).sum().item()

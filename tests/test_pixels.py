@@ -196,7 +196,7 @@ def test_floats_compute_the_integers(
     same = functools.partial(np.allclose, rtol=1e-12, atol=0)
     places = [g for g in range(12) if group(levels, g).size]
     given = itertools.cycle(places)
-    monkeypatch.setattr(refit, "fit", lambda hidden, cells: steps[next(given)])
+    monkeypatch.setattr(refit, "fit", lambda *_: steps[next(given)])
     expected = np.empty(levels.shape)
     for g, weights in enumerate(tables_of(network, known, levels, steps)):
         column = (group(levels, g) - group(known.first, g))[..., None]
@@ -341,10 +341,26 @@ def logistic_cells(
     x = 120 + 3 * move + 2 * np.exp(log_scale) * np.log(u / (1 - u))
     x = x.round().clip(0, 255)
     below, above = np.where(x > 0, x - 0.5, -np.inf), np.where(x < 255, x + 0.5, np.inf)
-    arrays = (below, above, np.full(m, -np.inf), np.full(m, np.inf))
-    arrays += (np.full(m, 120.0), np.full(m, 3.0), np.full(m, math.log(2)))
-    tensors = map(torch.from_numpy, arrays)
-    return hidden, refit.Cells(*tensors, log_unit=log_unit, limits=(0.0, 255.0))
+    return hidden, refit.Cells(
+        below=torch.from_numpy(below),
+        above=torch.from_numpy(above),
+        known=None,
+        locations=torch.full((m,), 120.0, dtype=torch.float64),
+        units=torch.full((m,), 3.0, dtype=torch.float64),
+        log_scales=torch.full((m,), math.log(2), dtype=torch.float64),
+        log_unit=log_unit,
+        limits=(0.0, 255.0),
+    )
+
+
+def fitted(hidden: np.ndarray, cells: refit.Cells) -> np.ndarray:
+    """Steps for a group, of which a fit looks at some."""
+    some = slice(None, None, every := refit.spacing(hidden.shape[1]))
+    below, above, known, *middle, log_unit, limits = cells
+    seen = refit.Cells(
+        below[some], above[some], known, *(x[some] for x in middle), log_unit, limits
+    )
+    return refit.fit(hidden[:, some], seen, every)
 
 
 def bits_of(steps: np.ndarray, hidden: np.ndarray, cells: refit.Cells) -> float:
@@ -372,15 +388,15 @@ def test_a_fit_pays_or_is_none() -> None:
     tried = ((32, 6000, 0.15, 1.0), (48, 90000, 0.1, 1.0), (4, 700, 0.3, 1.0))
     for n, m, wrong, log_unit in (*tried, (16, 9000, 0.15, math.log(2))):
         hidden, cells = logistic_cells(rng, n, m, wrong, log_unit)
-        steps, none = refit.fit(hidden, cells), np.zeros((2, n + 1), np.int64)
+        steps, none = fitted(hidden, cells), np.zeros((2, n + 1), np.int64)
         assert bits_of(steps, hidden, cells) < 0.97 * bits_of(none, hidden, cells)
     for n, m in ((32, 6000), (48, 12), (3, 1)):  # nothing is wrong, or too little there
         hidden, cells = logistic_cells(rng, n, m, 0.0)
-        assert not refit.fit(hidden, cells).any()
+        assert not fitted(hidden, cells).any()
     # whatever levels there are
     hidden, cells = logistic_cells(rng, 8, 500, 0.2)
     far = cells._replace(locations=torch.full((500,), 700.0, dtype=torch.float64))
-    assert np.abs(refit.fit(hidden, far)).max() <= 127
+    assert np.abs(fitted(hidden, far)).max() <= 127
 
 
 def test_a_level_outside_is_an_error() -> None:

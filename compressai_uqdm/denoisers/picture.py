@@ -81,13 +81,13 @@ class PictureNetwork(IntegerNetwork):
     def forward(self, guess: Guess) -> np.ndarray:
         """The better picture: positions as of the guess, int32, ``[3, H, W]``."""
         found = guess.positions.copy()
-        planes, (_, H, W) = guess.planes(), guess.positions.shape
+        _, H, W = guess.positions.shape
         h, w = -(-H // 2), -(-W // 2)
         x = np.arange(-2 * HALO, 2 * (w + HALO)).clip(0, W - 1)
         shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
         for rows in bands(h, w):
             y = np.arange(2 * (rows.start - HALO), 2 * (rows.stop + HALO)).clip(0, H - 1)
-            window = torch.from_numpy(planes[:, y[:, None], x]).float()
+            window = torch.from_numpy(guess.planes[:, y[:, None], x]).float()
             with exact_floats():
                 sums = self.layers(F.pixel_unshuffle(window, 2))
             change = F.pixel_shuffle(sums, 2).to(torch.int64).numpy()

@@ -37,7 +37,10 @@ _categorical: Any = constriction.stream.model.Categorical(perfect=False)
 
 
 def _crc_of_values(values: np.ndarray, stage: int) -> int:
-    return zlib.crc32(np.ascontiguousarray(values, "<i4").data, stage)
+    crc = stage
+    for part in values:  # one by one, to bound memory
+        crc = zlib.crc32(np.ascontiguousarray(part, "<i4").data, crc)
+    return crc
 
 
 def _checksum(words: bytes, crc_of_values: int) -> bytes:

@@ -8,7 +8,7 @@ an earlier stage has sent is not paid for again.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,15 +29,64 @@ class NestedGrid(NamedTuple):
 
     Cell c holds the finest cells ``c factor + start`` and the ``factor - 1`` after it. Its
     middle is ``c + middle / 32`` in units of the stage's width. In the stage before, it is
-    the cell ``(c + offset) div ratio``.
+    the cell ``(c + offset) div ratio``. All three are int16, and follow from random words
+    when they are asked for: those of all stages would take more memory than a picture.
     """
 
-    width: float  # Delta, in levels
-    factor: int
-    start: Tensor  # int16
-    middle: Tensor  # int16
-    ratio: int  # 1 in the first stage
-    offset: Tensor  # int16, 0 in the first stage
+    widths: tuple[int, ...]  # Delta of this stage and of those after it, in levels
+    words: tuple[Tensor, ...]  # of these stages, int16
+    ratio: int = 1  # of the width before; 1 in the first stage
+    word_before: Tensor | None = None  # of the stage before, if there is one
+
+    @property
+    def width(self) -> float:
+        """Delta, in levels."""
+        return float(self.widths[0])
+
+    @property
+    def factor(self) -> int:
+        """Cells of the finest grid that one is made of."""
+        return self.widths[0] // self.widths[-1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the coefficients."""
+        return self.words[-1].shape
+
+    @property
+    def dither(self) -> Tensor:
+        """Of the finest grid, in units of 2^-16."""
+        return self.words[-1]
+
+    @property
+    def start(self) -> Tensor:
+        """The first of the finest cells in cell 0."""
+        start = torch.zeros_like(self.dither)
+        for word, width, finer in zip(self.words, self.widths, self.widths[1:]):
+            start -= finer // self.widths[-1] * _offset(word, width // finer)
+        return start
+
+    @property
+    def middle(self) -> Tensor:
+        """The middle of cell 0, in 1/32 of the width."""
+        # 32 (start + (factor - 1) / 2 - d) / factor
+        numerator = 2 * self.start.long() + self.factor - 1 << _DITHER_BITS
+        points = (numerator - 2 * self.dither.long()) * POINTS
+        points += self.factor << _DITHER_BITS
+        return _divided(points, self.factor << _DITHER_BITS + 1).short()
+
+    @property
+    def offset(self) -> Tensor:
+        """Of cell 0 in the cell before that holds it; 0 in the first stage."""
+        if self.word_before is None:
+            return torch.zeros_like(self.dither)
+        return _offset(self.word_before, self.ratio)
+
+    def at(self, place: Any) -> "NestedGrid":
+        """The grid of some coefficients, that an index picks."""
+        before = None if self.word_before is None else self.word_before[place]
+        words = tuple(word[place] for word in self.words)
+        return self._replace(words=words, word_before=before)
 
     def cells(self, finest: Tensor) -> Tensor:
         """The cells that hold these of the finest grid, int32."""
@@ -48,51 +97,31 @@ class NestedGrid(NamedTuple):
         return coarser * self.ratio - self.offset.int()
 
 
-def draw_grids(
-    widths: Sequence[int], shape: Sequence[int], seed: int
-) -> tuple[list[NestedGrid], Tensor]:
-    """The grids of all stages, the same for encoder and decoder.
+def draw_grids(widths: Sequence[int], shape: Sequence[int], seed: int) -> list[NestedGrid]:
+    """The grids of all stages, the same for encoder and decoder, and for every image.
 
     Args:
         widths: of the stages' cells, each a multiple of the next.
-        shape: of the coefficients, ``[192, h, w]``.
+        shape: of the coefficients, ``[..., 192, h, w]``.
         seed: seed of the picture.
-
-    Returns:
-        the grids, and the dither of the finest in units of 2^-16, int16.
     """
-    words = [dither(seed, stage, tuple(shape)) for stage in range(len(widths))]
-    # some channels at once, to bound memory
-    parts = [nest(widths, split)[0] for split in zip(*(w.split(16) for w in words))]
-    grids = []
-    for pieces in zip(*parts):  # of a stage
-        start, middle, offset = (
-            torch.cat([getattr(piece, name) for piece in pieces])
-            for name in ("start", "middle", "offset")
-        )
-        grids.append(pieces[0]._replace(start=start, middle=middle, offset=offset))
-    return grids, words[-1]
+    words = [dither(seed, stage, tuple(shape[-3:])) for stage in range(len(widths))]
+    return nest(widths, [word.expand(*shape) for word in words])
 
 
-def nest(widths: Sequence[int], words: Sequence[Tensor]) -> tuple[list[NestedGrid], Tensor]:
+def nest(widths: Sequence[int], words: Sequence[Tensor]) -> list[NestedGrid]:
     """The grids that follow from words, int16, one for every stage and coefficient."""
-    u, grids = words[-1], list[NestedGrid]()
-    start, factor = torch.zeros_like(u), 1
-    no_offset = torch.zeros_like(u)
-    for stage in reversed(range(len(widths))):
-        # middle of cell 0 less that of the grid, 32 (start + (factor - 1) / 2 - d) / factor
-        numerator = (2 * start.long() + factor - 1 << _DITHER_BITS) - 2 * u.long()
-        points = numerator * POINTS + (factor << _DITHER_BITS)
-        middle = _divided(points, factor << _DITHER_BITS + 1).short()
-        ratio, offset = 1, no_offset
-        if stage:
-            ratio = widths[stage - 1] // widths[stage]
-            words_before = words[stage - 1].int() + (1 << _DITHER_BITS - 1)
-            offset = (words_before * ratio >> _DITHER_BITS).short()
-        width = float(widths[stage])
-        grids.insert(0, NestedGrid(width, factor, start, middle, ratio, offset))
-        start, factor = start - factor * offset, factor * ratio
-    return grids, u
+    widths, words = tuple(widths), tuple(words)
+    later = [
+        NestedGrid(widths[i:], words[i:], widths[i - 1] // widths[i], words[i - 1])
+        for i in range(1, len(widths))
+    ]
+    return [NestedGrid(widths, words), *later]
+
+
+def _offset(word_before: Tensor, ratio: int) -> Tensor:
+    """Integers 0..ratio - 1, int16."""
+    return ((word_before.int() + (1 << _DITHER_BITS - 1)) * ratio >> _DITHER_BITS).short()
 
 
 def _divided(n: Tensor, by: int) -> Tensor:

@@ -24,7 +24,7 @@ from .logistic import log_mass
 from .steps import STEPS_MAX, cost
 from .steps import code as code_steps
 
-__all__ = ["Cells", "added", "code", "fit"]
+__all__ = ["Cells", "added", "code", "fit", "spacing"]
 
 STEP_BITS = 5
 """Fractional bits of a step, of the outputs' units."""
@@ -48,11 +48,8 @@ class Cells(NamedTuple):
     above: Tensor
     """Its upper edge."""
 
-    first: Tensor
-    """Lower end of what the value is known to be in; -inf where it may be anywhere."""
-
-    last: Tensor
-    """Upper end of it."""
+    known: tuple[Tensor, Tensor] | None
+    """Ends of what the value is known to be in; None where it may be anywhere."""
 
     locations: Tensor
     """Where the network has the logistic."""
@@ -68,11 +65,6 @@ class Cells(NamedTuple):
 
     limits: tuple[float, float]
     """Where locations may be."""
-
-    def every(self, n: int) -> "Cells":
-        """One in n of the values."""
-        fewer = {name: getattr(self, name)[::n] for name in Cells._fields[:7]}
-        return self._replace(**fewer)
 
 
 def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
@@ -126,28 +118,32 @@ def code(coder: PartsCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarra
 # ---- fitting ----
 
 
-def fit(hidden: np.ndarray, cells: Cells) -> np.ndarray:
+def spacing(m: int) -> int:
+    """Of m values, a fit looks at every so many."""
+    return -(-m // _SAMPLE)
+
+
+def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
     """The steps of a group that save the most: those of all weights, of biases, or none.
 
     Args:
         hidden: hidden activations, integers, ``[n, m]``.
         cells: the values.
+        every: of so many values in the group they are one, see :func:`spacing`.
 
     Returns:
         int64, ``[2, n + 1]``.
     """
     n, m = hidden.shape
-    every = -(-m // _SAMPLE)
-    cells = cells.every(every)
-    a = torch.ones(n + 1, len(cells.below), dtype=torch.float64)
-    a[:-1] = torch.from_numpy(hidden[:, ::every].astype(np.float64)) / (1 << HIDDEN_BITS)
+    a = torch.ones(n + 1, m, dtype=torch.float64)
+    a[:-1] = torch.from_numpy(hidden.astype(np.float64)) / (1 << HIDDEN_BITS)
     none = np.zeros((2, n + 1), np.int64)
     nothing = torch.zeros(2, n + 1, dtype=torch.float64)
     before = _nats(nothing, a, cells)
     best, most = none, 0.0
     for start in (n, 0):  # biases alone, and all
         change = torch.zeros_like(nothing)
-        change[:, start:] = _newton(a[start:], cells)
+        change[:, start:] = _newton(a[start:], cells, before)
         steps = np.rint(change.numpy() * (1 << STEP_BITS)).astype(np.int64)
         steps = steps.clip(-STEPS_MAX, STEPS_MAX)
         after = _nats(torch.from_numpy(steps / (1 << STEP_BITS)), a, cells)
@@ -166,10 +162,11 @@ def _at(change: Tensor, a: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
 
 def _nats(change: Tensor, a: Tensor, cells: Cells) -> float:
     """What the values cost then."""
-    locations, scales = _at(change, a, cells)
-    inside = log_mass(*_ends(cells.below, cells.above, locations, scales))
-    known = log_mass(*_ends(cells.first, cells.last, locations, scales))
-    return (known - inside).sum().item()
+    at = _at(change, a, cells)
+    mass = log_mass(*_ends(cells.below, cells.above, *at))
+    if cells.known:
+        mass -= log_mass(*_ends(*cells.known, *at))
+    return -mass.sum().item()
 
 
 def _ends(
@@ -179,12 +176,13 @@ def _ends(
     return u.clamp(-1e4, 1e4), v.clamp(-1e4, 1e4)
 
 
-def _newton(a: Tensor, cells: Cells) -> Tensor:
+def _newton(a: Tensor, cells: Cells, before: float) -> Tensor:
     r"""Change of the last layer, ``[2, n]``, that makes the values cheapest.
 
     Args:
         a: activations, ``[n, m]``.
         cells: the values.
+        before: what they cost without a change, in nats.
 
     With F the logistic function and u, v the ends of a cell in units of the scale s,
 
@@ -201,18 +199,22 @@ def _newton(a: Tensor, cells: Cells) -> Tensor:
     def loss(change: Tensor) -> float:
         return _nats(change, a, cells) + _RIDGE / 2 * change.square().sum().item()
 
-    least = loss(change)
+    least = before
     for _ in range(_ITERATIONS):
         locations, scales = _at(change, a, cells)
-        inner = _slopes(cells.below, cells.above, locations, scales)
-        outer = _slopes(cells.first, cells.last, locations, scales)
+        by_location, by_scale, curvature = _slopes(
+            cells.below, cells.above, locations, scales
+        )
+        if cells.known:
+            of_known = _slopes(*cells.known, locations, scales)
+            by_location, by_scale = by_location - of_known[0], by_scale - of_known[1]
         z = _middle(cells, locations, scales)
         curvature_of_scale = z * torch.tanh(z / 2) + z * z / 2 / torch.cosh(z / 2) ** 2
         low, high = cells.limits
         moves = (locations > low) & (locations < high)
         per_unit, log_unit = cells.units / scales * moves, cells.log_unit
-        slopes = ((inner[0] - outer[0]) * per_unit, (inner[1] - outer[1]) * log_unit)
-        curvatures = (inner[2] * per_unit**2, curvature_of_scale * log_unit**2)
+        slopes = (by_location * per_unit, by_scale * log_unit)
+        curvatures = (curvature * per_unit**2, curvature_of_scale * log_unit**2)
         newton = torch.stack(
             [
                 torch.linalg.solve((a * c) @ a.T + ridge, a @ s - _RIDGE * now)

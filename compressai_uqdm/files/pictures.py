@@ -89,17 +89,17 @@ def take_apart(image: Image.Image) -> Parts:
 
 def put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image:
     """The inverse; a picture that is not exact keeps its shades."""
-    gray = np.rint(levels.mean(-1)).astype(np.uint8)
     if header.colour == "RGB" or (header.colour == "P" and not exact):
         image = Image.fromarray(levels)
     elif header.colour == "P":
         image = Image.fromarray(_indexes(levels, header.palette))
         image.putpalette(header.palette)
-    elif exact and (levels != gray[..., None]).any():
-        raise DamagedFileError("the picture has colours where the header tells of none")
-    elif header.colour == "1" and exact and not np.isin(gray, (0, 255)).all():
-        raise DamagedFileError("the picture has grays where the header tells of none")
     else:
+        gray = np.rint(levels.mean(-1)).astype(np.uint8)
+        if exact and (levels != gray[..., None]).any():
+            raise DamagedFileError("the picture has colours where the header tells of none")
+        if header.colour == "1" and exact and not np.isin(gray, (0, 255)).all():
+            raise DamagedFileError("the picture has grays where the header tells of none")
         image = Image.fromarray(gray)
         if header.colour == "1" and exact:
             image = image.convert("1", dither=Image.Dither.NONE)

@@ -26,15 +26,18 @@ from ..basis import (
 from ..checks import check_count
 from ..codec.coders import Coder
 from ..denoisers.picture import PictureNetwork
+from ..entropy_models.integer import bands
 from ..entropy_models.latents.cosine import CosineConditional, Known
 from ..entropy_models.nested import NestedGrid, draw_grids, finest_cells, nest
-from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess
+from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import read_checkpoint
 
 __all__ = ["CosineConfig", "CosineLatent", "CosineUQDM"]
+
+_AT_ONCE = 1 << 11  # blocks whose pixels are computed at once, to bound memory
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ class CosineLatent:
 
     Attributes:
         size: (H, W).
-        grids: cells of every stage that is still to come.
-        dither: of the finest, int16, ``[1, 192, h, w]``.
+        grids: cells of every stage that is still to come, on the CPU.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
         finest: cells of the finest grid that hold them, where the images are there.
@@ -115,7 +117,6 @@ class CosineLatent:
 
     size: tuple[int, int]
     grids: list[NestedGrid]
-    dither: Tensor
     stages: int = 0
     known: Known | None = None
     finest: Tensor | None = None
@@ -209,19 +210,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> CosineLatent:
         B, _, H, W = shape
-        blocks = (192, n_blocks(H), n_blocks(W))
-        grids, u = draw_grids(self.config.widths, blocks, seed)
-        device = self.device
-        grids = [
-            grid._replace(
-                **{
-                    name: getattr(grid, name).to(device).expand(B, *blocks)
-                    for name in ("start", "middle", "offset")
-                }
-            )
-            for grid in grids
-        ]
-        return CosineLatent((H, W), grids, u.to(device)[None], progress=progress)
+        blocks = (B, 192, n_blocks(H), n_blocks(W))
+        grids = draw_grids(self.config.widths, blocks, seed)
+        return CosineLatent((H, W), grids, progress=progress)
 
     def settle(
         self, before: CosineLatent, latent: CosineLatent, n_decoded: int
@@ -239,7 +230,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             levels = np.stack(found)
             coder.end_stage(stages, levels)
             pixels = torch.from_numpy(levels).to(self.device)
-            return replace(latent, stages=stages, levels=pixels)
+            # without what they follow from: memory
+            return CosineLatent(latent.size, [], stages, levels=pixels)
         prior, (grid, *later) = self.latent_priors[stages - 1], latent.grids
         finest = latent.finest
         if finest is None and coder.levels is not None:
@@ -248,34 +240,38 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)
+        if not later:  # no cells are to come
+            finest = None
         return replace(latent, stages=stages, grids=later, known=known, finest=finest)
 
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
         """Cells of the finest grid that hold the coefficients of images, int16."""
-        found = []
-        for rows, pixels in _bands(latent.size[0]):
+        grid = latent.grids[-1]
+        found = torch.empty(grid.shape, dtype=torch.int16, device=levels.device)
+        for rows, pixels in _bands(latent.size):
             x = to_cosines(levels[:, :, pixels])
-            u = latent.dither[:, :, rows]
-            found.append(finest_cells(x, latent.grids[-1].width, u).short())
-        return torch.cat(found, 2)
+            u = grid.dither[:, :, rows].to(x.device)
+            found[:, :, rows] = finest_cells(x, grid.width, u).short()
+        return found
 
     def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
         """What coefficients tell of the pixels of each image, once there are any."""
-        known, (H, W) = latent.known, latent.size
-        assert known is not None
+        assert latent.known is not None
+        for b in range(len(latent.known.cells)):
+            yield Guess.of(latent.size, self._moments(latent.known, b, latent.size))
+
+    @staticmethod
+    def _moments(known: Known, b: int, size: tuple[int, int]) -> Iterator[Moments]:
+        """Those of some rows of image b at once, from top to bottom."""
         width = int(known.grid.width)
         shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
-        for b in range(len(known.cells)):
-            guesses = []
-            for rows, pixels in _bands(H):
-                means, variances = known.moments(b, rows)
-                size = (pixels.stop - pixels.start, W)
-                positions = from_cosines(means * width + (1 << shift - 1) >> shift, size)
-                variances *= width**2
-                variances >>= 20 - VARIANCE_BITS
-                spread = spread_variances(variances, size)
-                guesses.append(Guess.of(positions.astype(np.int32), spread, variances))
-            yield Guess(*(np.concatenate(pieces, 1) for pieces in zip(*guesses)))
+        for rows, pixels in _bands(size):
+            means, variances = known.moments(b, rows)
+            here = (pixels.stop - pixels.start, size[1])
+            positions = from_cosines(means * width + (1 << shift - 1) >> shift, here)
+            variances *= width**2
+            variances >>= 20 - VARIANCE_BITS
+            yield Moments(positions, spread_variances(variances, here), variances)
 
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
@@ -293,7 +289,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if latent.levels is not None:
             return latent.levels
         if latent.known is None:
-            grey = (len(latent.grids[0].middle), 3, *latent.size)
+            grey = (latent.grids[0].shape[0], 3, *latent.size)
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
         # a stage that ends early looks more like the one before
         is_cut = latent.known.missing is not None
@@ -320,13 +316,13 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
                 prior.update()
         x = to_cosines(levels)
         words = [
-            torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device)
+            torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device).short()
             for _ in self.config.widths
         ]
-        grids, u = nest(self.config.widths, words)
-        finest = finest_cells(x, grids[-1].width, u)
+        grids = nest(self.config.widths, words)
+        finest = finest_cells(x, grids[-1].width, grids[-1].dither)
         H, W = levels.shape[2:]
-        latent = CosineLatent((H, W), grids, u)
+        latent = CosineLatent((H, W), grids)
         for stage, (prior, grid) in enumerate(zip(self.latent_priors, grids), 1):
             p, known = prior.teach(grid, latent.known, grid.cells(finest))
             latent = replace(latent, stages=stage, known=known)
@@ -432,12 +428,11 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return net.eval()
 
 
-def _bands(height: int) -> Iterator[tuple[slice, slice]]:
+def _bands(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Rows of blocks and of pixels to compute at once, to bound memory."""
-    step = 32
-    for first in range(0, n_blocks(height), step):
-        rows = slice(first, first + step)
-        yield rows, slice(first * BLOCK, min((first + step) * BLOCK, height))
+    height, width = size
+    for rows in bands(n_blocks(height), n_blocks(width), _AT_ONCE):
+        yield rows, slice(rows.start * BLOCK, min(rows.stop * BLOCK, height))
 
 
 def _is_weight(name: str) -> bool:

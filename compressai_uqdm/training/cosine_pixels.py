@@ -71,7 +71,7 @@ def crops_of(net: CosineUQDM, latent: CosineLatent, levels: Tensor) -> PixelCrop
     guesses, one = list(net.guesses(latent)), 1 << INPUT_BITS
     arrays = (
         np.stack([guess.positions for guess in guesses]) / (1 << POSITION_BITS),
-        np.stack([guess.planes() for guess in guesses]) / one,
+        np.stack([guess.planes for guess in guesses]) / one,
         np.stack([guess.bands for guess in guesses]) / one,
     )
     return PixelCrops(

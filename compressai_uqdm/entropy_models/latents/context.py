@@ -218,12 +218,11 @@ class ContextTables:
         units = torch.from_numpy(self.deviation[indexes])
         log_scales = torch.from_numpy(self._log_logistic[indexes])
         move, log_factor = torch.from_numpy(outputs).double() / (1 << _SUM_BITS)
-        anywhere, log_unit = torch.full_like(values, torch.inf), math.log(2)
+        log_unit = math.log(2)
         return refit.Cells(
             below=values - 0.5,
             above=values + 0.5,
-            first=-anywhere,
-            last=anywhere,
+            known=None,
             locations=move * units,
             units=units,
             log_scales=log_scales + log_factor * log_unit,
@@ -256,8 +255,9 @@ class ContextCorrection(Correction):
         i, steps = indexes.reshape(-1), None
         if len(i) >= REFITTED_FROM:
             if residual is not None:
-                cells = self.tables.cells(residual.reshape(-1), out, i)
-                steps = refit.fit(hidden, cells)
+                some = slice(None, None, every := refit.spacing(len(i)))
+                cells = self.tables.cells(residual.reshape(-1)[some], out[:, some], i[some])
+                steps = refit.fit(hidden[:, some], cells, every)
             steps, all_there = refit.code(coder, steps, WIDTH)
             if all_there:
                 out += refit.added(steps, hidden, _SUM_BITS)

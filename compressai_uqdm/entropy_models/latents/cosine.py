@@ -17,6 +17,7 @@ same arithmetic is trained.
 """
 
 import functools
+import itertools
 import math
 
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +54,8 @@ FACTOR_BITS = 8
 MEAN_BITS = 4
 VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
 EXACT = 1 << 24
-CELL_MAX = (1 << 15) - 1
+AT_ONCE = 1 << 13  # blocks, to bound memory
+CELL_MAX, POINTS_MAX = (1 << 15) - 1, 1 << 30
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
 """Blocks of the same colour of the checkerboard in the 3x3 around one."""
@@ -79,9 +81,9 @@ class MomentTable(NamedTuple):
 class Known(NamedTuple):
     """What is known of the coefficients after a stage, planes being ``[B, 192, h, w]``."""
 
-    cells: Tensor  # int16; where sent, the cell that holds the coefficient
+    cells: Tensor  # int16; where sent, the cell that holds the coefficient, else any near
     sent: Tensor  # bool
-    locations: Tensor  # int32; under the prior, in 1/32 of the stage's width
+    offsets: Tensor  # int16; of the prior's location from the cell's middle, in its 1/32
     entries: Tensor  # uint8; of the scale table
     grid: NestedGrid
     table: MomentTable
@@ -95,15 +97,13 @@ class Known(NamedTuple):
             their means, in 1/512 of the stage's width, and the variances around these, in
             1/2^20 of its square; int64.
         """
-        cells, sent, locations, entries, middle = (
-            plane[b, :, rows].cpu().numpy()
-            for plane in (*self[:4], self.grid.middle.expand(self.cells.shape))
-        )
-        middles = POINTS * cells.astype(np.int64) + middle
+        here = b, slice(None), rows
+        cells, sent, offsets, entries = (p[here].cpu().numpy() for p in self[:4])
+        middle = self.grid.at(here).middle.cpu().numpy()
+        means = POINTS * cells.astype(np.int64) + middle << MEAN_BITS
         reach = self.table.reach[entries]
-        at = self.table.starts[entries] + reach + (locations - middles).clip(-reach, reach)
-        means = np.where(sent, middles, locations) << MEAN_BITS
-        means += np.where(sent, self.table.means[at], 0)
+        at = self.table.starts[entries] + reach + offsets.clip(-reach, reach)
+        means += np.where(sent, self.table.means[at], offsets.astype(np.int64) << MEAN_BITS)
         variances = np.where(sent, self.table.variances[at], self.table.unsent[entries])
         variances = variances.astype(np.int64)
         if self.before is not None and self.missing is not None:
@@ -201,6 +201,23 @@ class Checkerboard:
             self.cross.append(around(CROSS, 1 - c))
 
 
+def _features(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+    """What coefficients of blocks tell those around: ``[N + 1, 3 n]``, zeros last."""
+
+    def of(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
+        residual = (values - location) * sent
+        features = [
+            residual.sign() * _magnitude(residual),
+            _magnitude(values) * sent,
+            (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
+        ]
+        return torch.cat(features, 1).float()
+
+    parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
+    nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
+    return torch.cat([*(of(*part) for part in parts), nothing])
+
+
 def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
     """Planes ``[B, C, h, w]`` at the blocks of each colour: ``[N, C]``."""
     flat = planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
@@ -257,17 +274,20 @@ class Group(nn.Module):
         h = _activate(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
         return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
 
-    def spread(self, features: Tensor, own: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-        """What features, ``[N, 3 n]``, add to states: of their colour, of the other."""
-        padded = torch.cat([features, features.new_zeros(1, features.shape[1])])
-        return (
-            torch.addmm(
-                self.fixed("own_bias"), padded[own].flatten(1), self.fixed("own").T
-            ),
-            torch.addmm(
-                self.fixed("cross_bias"), padded[cross].flatten(1), self.fixed("cross").T
-            ),
-        )
+    def spread(self, name: str, features: Tensor, around: Tensor, states: Tensor) -> None:
+        """Add what features tell to states.
+
+        Args:
+            name: ``"own"``, to states of blocks of the same colour, or ``"cross"``.
+            features: ``[n + 1, 3 n]``, zeros last.
+            around: of each state, places of the features of the blocks around it.
+            states: ``[N, hidden]``.
+        """
+        bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
+        for first in range(0, len(states), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            sums = torch.addmm(bias, features[around[some]].flatten(1), weights)
+            states[some].add_(sums.to(states.dtype))
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -354,19 +374,26 @@ class CosineConditional(UniformNoiseConditional):
             reveal: is told of every group's prior, and tells what came.
         """
         device = self.spread.device
+        # states are exact: they add up to less than 48 times 2^24
+        dtype = torch.float64 if torch.is_grad_enabled() else torch.int32
         states = [
-            torch.zeros(len(rows), self.hidden, dtype=torch.float64, device=device)
-            for rows in board.rows  # states add up without bound, and stay exact
+            torch.zeros(len(rows), self.hidden, dtype=dtype, device=device)
+            for rows in board.rows
         ]
         points, entries, base = (f.to(device) for f in self._factors())
         scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
         means = torch.empty(0)
+
+        def prior(state: Tensor) -> tuple[Tensor, Tensor]:
+            out = group.look(state.double()).double()
+            entry = (out[:, n:] * entries + base[channels]) * scale
+            location = rounded(out[:, :n] * points[channels], scale)
+            return location, rounded(entry.clamp(-0.25, 127.25))
+
         for colour, channels, group in self.steps():
             n = channels.stop - channels.start
-            out = group.look(states[colour]).double()
-            location = rounded(out[:, :n] * points[channels], scale)
-            entry = (out[:, n:] * entries + base[channels]) * scale
-            index = rounded(entry.clamp(-0.25, 127.25))
+            found = zip(*(prior(part) for part in states[colour].split(AT_ONCE)))
+            location, index = (torch.cat(parts) for parts in found)
             if channels.start < N_COLOURS and colour == 1:
                 # the mean of a block is near that of the four around it
                 weights = rounded(self.neighbours[channels.start], 2.0**WEIGHT_BITS)
@@ -375,20 +402,12 @@ class CosineConditional(UniformNoiseConditional):
                 )
             values, sent = reveal(colour, channels, location, index)
             with torch.no_grad():
-                residual = (values - location) * sent
                 if channels.start < N_COLOURS and colour == 0:
-                    means = self._means(location, residual, index, board)
-                features = torch.cat(
-                    [
-                        residual.sign() * _magnitude(residual),
-                        _magnitude(values) * sent,
-                        (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
-                    ],
-                    1,
-                ).float()
-            own, cross = group.spread(features, board.own[colour], board.cross[colour])
-            states[colour] = states[colour] + own
-            states[1 - colour] = states[1 - colour] + cross
+                    means = self._means(location, (values - location) * sent, index, board)
+                features = _features(location, values, sent)
+            del location, index, values, sent
+            group.spread("own", features, board.own[colour], states[colour])
+            group.spread("cross", features, board.cross[colour], states[1 - colour])
 
     def _means(
         self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
@@ -447,13 +466,13 @@ class CosineConditional(UniformNoiseConditional):
                 ``[B, 192, h, w]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        shape = B, _, h, w = grid.middle.shape
+        shape = B, _, h, w = grid.shape
         board = Checkerboard(B, h, w, self.spread.device)
-        found, sent, locations, entries = (
+        found, sent, offsets, entries = (
             torch.zeros(shape, dtype=dtype)
-            for dtype in (torch.int16, torch.bool, torch.int32, torch.uint8)
+            for dtype in (torch.int16, torch.bool, torch.int16, torch.uint8)
         )
-        missing = torch.zeros(shape, dtype=torch.bool)
+        missing: Tensor | None = None
         places = [
             [i[:, None] for i in torch.unravel_index(rows.cpu(), (B, h, w))]
             for rows in board.rows
@@ -463,76 +482,82 @@ class CosineConditional(UniformNoiseConditional):
         def reveal(
             colour: int, channels: slice, location: Tensor, index: Tensor
         ) -> tuple[Tensor, Tensor]:
+            nonlocal missing
             image, *place = places[colour]
             at = image, torch.arange(channels.start, channels.stop), *place
 
             def here(planes: Tensor) -> np.ndarray:
                 return planes[tuple(i.to(planes.device) for i in at)].cpu().numpy()
 
-            both = torch.stack([location, index]).long().cpu().numpy()  # in one transfer
-            entry, middle = both[1].clip(0, 127), here(grid.middle).astype(np.int64)
-            offset = both[0] - middle
+            kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
+            both = torch.stack(kinds).cpu().numpy()  # in one transfer
+            here_cells = grid.at(at)
+            middle = here_cells.middle.numpy()
+            offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
+            del kinds, both
             cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
             first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
             if before is not None:
                 is_part = here(before.sent)
-                first = grid.ratio * here(before.cells).astype(np.int64)
-                first -= here(grid.offset)
+                first = grid.ratio * here(before.cells).astype(np.int32)
+                first -= here_cells.offset.numpy()
             is_cell = (entry >= self.first_sent) & ~is_part
             target = None
             if finest is not None:
-                target = here(finest).astype(np.int64) - here(grid.start)
+                target = here(finest).astype(np.int32) - here_cells.start.numpy()
                 target //= grid.factor
 
             images = image[:, 0].numpy()
             if colour == 0:  # the other colour's scales move likewise
                 wanted: list[list[np.ndarray] | None] = [None] * B
                 if target is not None:
+                    of_group: tuple[np.ndarray, ...]
                     of_group = target, first, offset, entry, is_part, is_cell
+                    ends = itertools.pairwise(np.searchsorted(images, np.arange(B + 1)))
                     wanted = [
-                        [self._fit_scales(grid.ratio, *(a[images == b] for a in of_group))]
-                        for b in range(B)
+                        [self._fit_scales(grid.ratio, *(a[start:end] for a in of_group))]
+                        for start, end in ends
                     ]
                 n = entry.shape[1]
                 found_moves = [steps.code(coder, moves, [n])[0][0] for moves in wanted]
-                moves[channels.start] = np.stack(found_moves)
-            moved = (entry + moves[channels.start][images]).clip(0, 127)
+                moves[channels.start] = np.stack(found_moves).astype(np.int16)
+            moved = (entry + moves[channels.start][images]).clip(0, 127).astype(np.uint8)
 
-            if is_part.any():
-                start = first[is_part]
-                r = None if target is None else target[is_part] - start
-                weights = self.part_weights(
-                    offset[is_part], start, moved[is_part], grid.ratio
-                )
-                r, there[is_part] = coder.code_parts(r, weights)
-                cell[is_part] = start + r
+            parts = np.nonzero(is_part)
+            for i in range(0, len(parts[0]), AT_ONCE):
+                of = tuple(axis[i : i + AT_ONCE] for axis in parts)
+                r = None if target is None else target[of] - first[of]
+                weights = self.part_weights(offset[of], first[of], moved[of], grid.ratio)
+                r, there[of] = coder.code_parts(r, weights)
+                cell[of] = first[of] + r
 
-            nearest = (offset[is_cell] + POINTS // 2) // POINTS
-            j = offset[is_cell] - POINTS * nearest
-            k = None if target is None else target[is_cell] - nearest
+            nearest = (offset + POINTS // 2) // POINTS
+            j = (offset - POINTS * nearest)[is_cell]
+            k = None if target is None else (target - nearest)[is_cell]
             k, there[is_cell] = coder.code_cells(self, k, moved[is_cell], j)
-            cell[is_cell] = nearest + k
+            cell[is_cell] = nearest[is_cell] + k
 
             # of damaged data they may be anywhere
-            cell = cell.clip(-CELL_MAX, CELL_MAX)
-            limit = np.iinfo(np.int32).max
-            nearby = both[0].clip(-limit, limit)
+            cell = np.where(there, cell, nearest).clip(-CELL_MAX, CELL_MAX)
+            nearby = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
             coded = cell, there, nearby, np.where(there, moved, entry)
-            for planes, values in zip((found, sent, locations, entries), coded):
+            for planes, values in zip((found, sent, offsets, entries), coded):
                 planes[at] = torch.from_numpy(values).to(planes.dtype)
             not_there = (is_part | is_cell) & ~there
-            if missing.any() or not_there.any():
+            if missing is not None:
                 # of groups after the one where a stream ended, nothing at all is known
-                missing[at] = torch.from_numpy(not_there | bool(missing.any()))
+                missing[at] = True
+            elif before is not None and not_there.any():
+                missing = torch.zeros(shape, dtype=torch.bool)
+                missing[at] = torch.from_numpy(not_there)
             middles = torch.from_numpy(POINTS * cell + middle).to(location)
             return middles, torch.from_numpy(there).to(location.device)
 
         self.walk(board, reveal)
-        device = grid.middle.device
-        found, sent = found.to(device), sent.to(device)
-        planes = found, sent, locations, entries
-        if before is None or not missing.any():
-            return Known(*planes, grid, self.moment_table, None, None)
+        found, sent = found.to(self.spread.device), sent.to(self.spread.device)
+        planes = found, sent, offsets, entries
+        before = before if missing is not None else None
+        grid = grid._replace(word_before=None)  # its cells are known: no one asks for it
         return Known(*planes, grid, self.moment_table, missing, before)
 
     def _fit_scales(
@@ -556,20 +581,22 @@ class CosineConditional(UniformNoiseConditional):
             is_part: where a part of a known cell is sent.
             is_cell: where a cell is.
         """
-        sent = is_part | is_cell
-        below = POINTS * cells - POINTS // 2 - offset
-        start = POINTS * first - POINTS // 2 - offset
+        places = (is_part | is_cell).nonzero()
+        every = scales.spacing(len(places[0]))
+        places = tuple(place[::every] for place in places)
+        zero = POINTS // 2 + offset[places]
+        below, start = POINTS * cells[places] - zero, POINTS * first[places] - zero
         low, high = (math.log(scale) for scale in SCALE_SPAN)
         per_entry = (high - low) / 127
         values = (
-            sent.nonzero()[1],
-            below[sent],
-            below[sent] + POINTS,
-            np.where(is_part, start, -np.inf)[sent],
-            np.where(is_part, start + POINTS * ratio, np.inf)[sent],
-            low + entry[sent] * per_entry + math.log(POINTS * 3**0.5 / math.pi),
+            places[1],
+            below,
+            below + POINTS,
+            np.where(is_part[places], start, -np.inf),
+            np.where(is_part[places], start + POINTS * ratio, np.inf),
+            low + entry[places] * per_entry + math.log(POINTS * 3**0.5 / math.pi),
         )
-        return scales.fit(scales.Sent(*values), cells.shape[1], per_entry)
+        return scales.fit(scales.Sent(*values), cells.shape[1], per_entry, every)
 
     def teach(
         self, grid: NestedGrid, before: Known | None, cells: Tensor
@@ -628,10 +655,11 @@ class CosineConditional(UniformNoiseConditional):
             return flat[place].view(B, h, w, C).permute(0, 3, 1, 2)
 
         sent, location, index = (planes(name) for name in ("sent", "location", "index"))
+        offsets = (location.detach() - values).clamp(-CELL_MAX, CELL_MAX)
         known = Known(
             cells.short(),
             sent,
-            location.detach().int(),
+            offsets.short(),
             index.detach().clamp(0, 127).byte(),
             grid,
             self.moment_table,

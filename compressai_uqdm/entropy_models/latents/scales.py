@@ -15,7 +15,7 @@ from torch import Tensor
 from ..logistic import log_mass
 from ..steps import STEPS_MAX, cost
 
-__all__ = ["Sent", "fit"]
+__all__ = ["Sent", "fit", "spacing"]
 
 _TRIED = 4 * np.arange(-4, 5)  # entries
 _SAMPLE = 1 << 14  # values that a fit looks at
@@ -45,21 +45,26 @@ class Sent(NamedTuple):
     """Natural logarithm of the logistic's scale."""
 
 
-def fit(sent: Sent, n: int, per_entry: float) -> np.ndarray:
+def spacing(m: int) -> int:
+    """Of m values, a fit looks at every so many."""
+    return max(1, -(-m // _SAMPLE))
+
+
+def fit(sent: Sent, n: int, per_entry: float, every: int) -> np.ndarray:
     """Entries to move the scales by, all 0 where that would not pay.
 
     Args:
         sent: the values.
         n: coefficients of the group.
         per_entry: logarithm of the ratio of an entry's scale to that before.
+        every: of so many values in the group they are one, see :func:`spacing`.
 
     Returns:
         int64, ``[n]``.
     """
-    every = max(1, -(-len(sent.channels) // _SAMPLE))
-    channels = sent.channels[::every]
+    channels = sent.channels
     below, above, first, last, log_scales = (
-        torch.from_numpy(values[::every].astype(np.float32)) for values in sent[1:]
+        torch.from_numpy(values.astype(np.float32)) for values in sent[1:]
     )
 
     def nats(steps: np.ndarray) -> np.ndarray:

@@ -320,8 +320,10 @@ class _Walk:
         found, there = first.copy(), np.zeros(len(first), bool)
         steps = None
         if target is not None:
-            location = guess + out[0] / (1 << per_level)
-            steps = refit.fit(hidden, self._cells(target, first, last, location, out[1]))
+            some = slice(None, None, every := refit.spacing(len(target)))
+            location = guess[some] + out[0, some] / (1 << per_level)
+            values = target[some], first[some], last[some], location, out[1, some]
+            steps = refit.fit(hidden[:, some], self._cells(*values), every)
         steps, all_there = refit.code(coder, steps, HIDDEN)
         if all_there:
             out += refit.added(steps, hidden, SUM_BITS)
@@ -350,8 +352,7 @@ class _Walk:
         return refit.Cells(
             below=x - 0.5,
             above=x + 0.5,
-            first=low - 0.5,
-            last=high + 0.5,
+            known=(low - 0.5, high + 0.5),
             locations=torch.from_numpy(locations / LOCATION_POINTS),
             units=torch.full_like(x, 4.0, dtype=torch.float64),
             log_scales=torch.from_numpy(self.tables.log_scales(log_scales)),

@@ -20,7 +20,8 @@ and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..intege
 
 import math
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
+from ...basis import BLOCK, n_blocks
 from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
 from .. import refit
@@ -48,7 +50,7 @@ from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
 from ..steps import tables as steps_tables
 from ..tables import PRECISION
 
-__all__ = ["CosinePixels", "Guess", "WindowNetwork", "deviations_of"]
+__all__ = ["CosinePixels", "Guess", "Moments", "WindowNetwork", "deviations_of"]
 
 HIDDEN = 48
 """Hidden channels of a group."""
@@ -68,12 +70,17 @@ POSITION_BITS, VARIANCE_BITS = 16, 14
 SCALE_SPAN = (0.05, 60.0)
 """Span of the scale table, in levels."""
 
+FEW = 16
+"""Where a fit looks at one of so many values, the network runs twice at these: what it
+gives at all of them would take too much memory."""
+
 LEVELS, POINTS = 256, 32
 """Levels, and points of a location in each."""
 
 SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
 CONV_BITS = SUM_BITS - INPUT_BITS  # fractional bits of weights of inputs
 
+_SPARSE_PARTS = 8  # that values far apart are computed in, to bound memory
 _PICTURE_SHIFT = 3  # a unit of the network is eight levels of the picture
 DEVIATION_BITS = 12
 """Fractional bits of deviations; their inverses have 4 more."""
@@ -83,60 +90,90 @@ _HIGHEST = 262  # of 60 levels
 _BANDS = ((0, 6), (6, 15), (15, 21), (21, 24))  # in groups of coefficients
 
 
+class Moments(NamedTuple):
+    """What coefficients tell of some rows of one picture, in integers."""
+
+    positions: np.ndarray
+    """The pixels, in levels with 16 fractional bits, ``[3, n, W]``."""
+
+    variances: np.ndarray
+    """Of these, with 14 fractional bits, as that."""
+
+    coefficients: np.ndarray
+    """Variances of the coefficients, likewise, ``[192, ceil(n / 8), w]``."""
+
+
 class Guess(NamedTuple):
     """What coefficients tell of one picture's pixels, in integers."""
 
     positions: np.ndarray
     """The picture, in levels with 16 fractional bits, int32, ``[3, H, W]``."""
 
-    log_deviations: np.ndarray
-    """Natural logarithm of how far it is off, with 6 fractional bits, int16, as that."""
+    planes: np.ndarray
+    """What the network sees of it, int16 with 6 fractional bits, ``[6, H, W]``: the
+    picture less its mean around each pixel, in eight levels, and natural logarithms of how
+    far it is off."""
 
     bands: np.ndarray
-    """The same of the coefficients of four bands of three colours, ``[12, h, w]``."""
+    """These of the coefficients of four bands of three colours, ``[12, h, w]``."""
+
+    @property
+    def log_deviations(self) -> np.ndarray:
+        """Natural logarithms of how far the picture is off, ``[3, H, W]``."""
+        return self.planes[3:]
 
     @classmethod
-    def of(
-        cls, positions: np.ndarray, variances: np.ndarray, coefficients: np.ndarray
-    ) -> "Guess":
+    def of(cls, size: tuple[int, int], moments: Iterable[Moments]) -> "Guess":
         """The guess of a picture.
 
         Args:
-            positions: the picture, as above.
-            variances: of its pixels, with 14 fractional bits, ``[3, H, W]``.
-            coefficients: variances of the coefficients, likewise, ``[192, h, w]``.
+            size: (H, W).
+            moments: of its rows, from top to bottom.
         """
-        starts = [channels.start for channels in COEFFICIENTS]
-        sums = np.add.reduceat(coefficients, starts, axis=0)  # of the groups
-        counts = np.diff([*starts, len(coefficients)])
-        means = [
-            sums[low + c : high : 3].sum(0) // counts[low + c : high : 3].sum()
-            for c in range(3)
-            for low, high in _BANDS
-        ]
-        return cls(
-            positions,
-            _log_deviation(variances, _LOWEST),
-            _log_deviation(np.stack(means), _LOWEST_IN_BAND),
-        )
+        H, W = size
+        positions = np.empty((3, H, W), np.int32)
+        planes = np.empty((6, H, W), np.int16)
+        bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)
+        top = 0
+        for part in moments:
+            rows = slice(top, top + part.positions.shape[1])
+            blocks = slice(top // BLOCK, top // BLOCK + part.coefficients.shape[1])
+            positions[:, rows] = part.positions
+            planes[3:, rows] = _log_deviation(part.variances, _LOWEST)
+            means = _means_of_bands(part.coefficients)
+            bands[:, blocks] = _log_deviation(means, _LOWEST_IN_BAND)
+            top = rows.stop
+        _compare(positions, planes[:3])
+        return cls(positions, planes, bands)
 
-    def planes(self) -> np.ndarray:
-        """What the network sees of the picture and its deviation, ``[6, H, W]``."""
-        n, (_, H, W) = SIDE // 2, self.positions.shape
-        found = np.empty((6, H, W), np.int16)
-        found[3:] = self.log_deviations
-        across = np.arange(-n, W + n).clip(0, W - 1)
-        shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
-        for rows in bands(H, W):
-            down = np.arange(rows.start - n, rows.stop + n).clip(0, H - 1)
-            around = self.positions[:, down[:, None], across].astype(np.int64)
-            around = np.pad(around.cumsum(1), ((0, 0), (1, 0), (0, 0)))
-            around = around[:, SIDE:] - around[:, :-SIDE]
-            around = np.pad(around.cumsum(2), ((0, 0), (0, 0), (1, 0)))
-            mean = (around[:, :, SIDE:] - around[:, :, :-SIDE]) // SIDE**2
-            detail = rounded_shift(self.positions[:, rows] - mean, shift)
-            found[:3, rows] = detail.clip(-INPUT_MAX, INPUT_MAX)
-        return found
+
+def _means_of_bands(variances: np.ndarray) -> np.ndarray:
+    """Means of the coefficients of each band and colour, ``[12, h, w]``."""
+    starts = [channels.start for channels in COEFFICIENTS]
+    sums = np.add.reduceat(variances, starts, axis=0)  # of the groups
+    counts = np.diff([*starts, len(variances)])
+    means = [
+        sums[low + c : high : 3].sum(0) // counts[low + c : high : 3].sum()
+        for c in range(3)
+        for low, high in _BANDS
+    ]
+    return np.stack(means)
+
+
+def _compare(positions: np.ndarray, found: np.ndarray) -> None:
+    """A picture, less its mean around every pixel, as the network sees it."""
+    n, (_, H, W) = SIDE // 2, positions.shape
+    across = np.arange(-n, W + n).clip(0, W - 1)
+    shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
+    for rows in bands(H, W):
+        down = np.arange(rows.start - n, rows.stop + n).clip(0, H - 1)
+        around = positions[:, down[:, None], across].astype(np.int64)
+        around = np.pad(around.cumsum(1), ((0, 0), (1, 0), (0, 0)))
+        around = around[:, SIDE:] - around[:, :-SIDE]
+        around = np.pad(around.cumsum(2), ((0, 0), (0, 0), (1, 0)))
+        mean = (around[:, :, SIDE:] - around[:, :, :-SIDE]) // SIDE**2
+        detail = rounded_shift(positions[:, rows] - mean, shift)
+        found[:, rows] = detail.clip(-INPUT_MAX, INPUT_MAX)
 
 
 def _log_deviation(variances: np.ndarray, lowest: int) -> np.ndarray:
@@ -169,6 +206,9 @@ def deviations_of(log_deviations: np.ndarray) -> np.ndarray:
 
 # ---- the network ----
 
+
+Part: TypeAlias = tuple[slice, Tensor, Tensor]
+"""Rows of a group, and what the network gives there: hidden activations and outputs."""
 
 SHAPES = {
     "conv": (len(GROUPS), HIDDEN + 1, 9, SIDE, SIDE),
@@ -211,42 +251,57 @@ class WindowNetwork(IntegerNetwork):
         for name in ("mix", "head"):
             check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
 
-    def group(
-        self, planes: np.ndarray, of_blocks: np.ndarray, g: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at all m values of one group.
+    def group(self, errors: np.ndarray, guess: Guess, g: int) -> Iterator[Part]:
+        """Run the network at all values of one group.
 
         Args:
-            planes: errors so far, and those of :meth:`Guess.planes`, int16,
-                ``[9, H, W]``.
-            of_blocks: bands of the blocks, float32, ``[12, h, w]``.
+            errors: those so far, int16, ``[3, H, W]``.
+            guess: what is known of the picture.
             g: number of the group.
 
-        Returns:
-            hidden activations, int16, ``[48, m]``; and what to move the guess by, in
-            deviations, and the logarithm of the scale, less that of the deviation,
-            int64 with 15 fractional bits, ``[2, m]``.
+        Yields:
+            some rows of the group, and of these the outputs of :meth:`layers`: hidden
+            activations, and what to move the guess by, in deviations, and the logarithm
+            of the scale, less that of the deviation, with 15 fractional bits.
         """
         _, (row, column) = GROUPS[g]
-        _, H, W = planes.shape
+        _, H, W = errors.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
         # mirrored, pixels stay in their phase: what is not decoded yet is not seen
-        across = _mirrored(np.arange(column - SIDE // 2, W + SIDE // 2), W)
-        hidden = np.empty((HIDDEN, h, n), np.int16)
-        found = np.empty((2, h, n), np.int64)
-        weights, bias = self.bands[g].cpu().float(), self.conv_bias[g].cpu().float()
-        blocks = torch.einsum("oi,ihw->ohw", weights, torch.from_numpy(of_blocks))
-        blocks = blocks + bias[:, None, None]
+        across = _mirrored(np.arange(column - SIDE // 2, 2 * (n - 1) + column + 3), W)
+        w = self._weights(g)
         x = (2 * np.arange(n) + column) // 8
         for rows in bands(h, n):
             first = 2 * rows.start + row - SIDE // 2
             down = _mirrored(np.arange(first, first + 2 * (rows.stop - rows.start) + 3), H)
-            window = torch.from_numpy(planes[:, down[:, None], across]).float()
-            window = window[:, :, : 2 * (n - 1) + SIDE]
+            seen = [planes[:, down[:, None], across] for planes in (errors, guess.planes)]
+            window = torch.from_numpy(np.concatenate(seen)).float()
             y = (2 * np.arange(rows.start, rows.stop) + row) // 8
-            inside, out = self.layers(window, blocks[:, y[:, None], x], g)
-            hidden[:, rows], found[:, rows] = inside.numpy(), out.numpy()
-        return hidden.reshape(HIDDEN, -1), found.reshape(2, -1)
+            of_blocks = torch.from_numpy(guess.bands[:, y[0] : y[-1] + 1]).float()
+            of_blocks = torch.einsum("oi,ihw->ohw", w["bands"], of_blocks)
+            of_blocks += w["conv_bias"][:, None, None]
+            yield rows, *self.layers(window, of_blocks[:, (y - y[0])[:, None], x], g)
+
+    def some(
+        self, errors: np.ndarray, guess: Guess, g: int, every: int
+    ) -> tuple[Tensor, Tensor]:
+        """Run it at every so many values of a group: outputs of :meth:`layers`."""
+        _, (row, column) = GROUPS[g]
+        _, H, W = errors.shape
+        h, n = -(-(H - row) // 2), -(-(W - column) // 2)
+        around, w, found = np.arange(SIDE) - SIDE // 2, self._weights(g), []
+        for some in np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS):
+            y, x = 2 * (some // n) + row, 2 * (some % n) + column
+            down = _mirrored(y + around[:, None, None], H)
+            across = _mirrored(x + around[:, None], W)
+            seen = [planes[:, down, across] for planes in (errors, guess.planes)]
+            windows = torch.from_numpy(np.concatenate(seen)).float().flatten(0, 2)
+            of_blocks = torch.from_numpy(guess.bands[:, y // 8, x // 8]).float()
+            of_blocks = torch.addmm(w["conv_bias"][:, None], w["bands"], of_blocks)
+            sums = w["conv"].flatten(1) @ windows
+            found.append(self._later_layers(sums, of_blocks, w))
+        hidden, out = (torch.cat(pieces, 1) for pieces in zip(*found))
+        return hidden, out
 
     def layers(self, window: Tensor, of_blocks: Tensor, g: int) -> tuple[Tensor, Tensor]:
         """The network itself, whose sums are exact.
@@ -261,14 +316,22 @@ class WindowNetwork(IntegerNetwork):
         Returns:
             as :meth:`group`, integers, float32, ``[48, h, n]``, and float64, ``[2, h, n]``.
         """
-        w = {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
+        w = self._weights(g)
         sums = F.conv2d(window[None], w["conv"], stride=2)[0]
+        return self._later_layers(sums, of_blocks, w)
+
+    def _later_layers(
+        self, sums: Tensor, of_blocks: Tensor, w: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         hidden = activate((sums[:-1] + of_blocks).flatten(1), SUM_BITS)
         hidden = activate(torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS)
         out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).double()
         out = out.reshape(2, *of_blocks.shape[1:])
         out = torch.stack([out[0] + sums[-1].double(), out[1]])
         return hidden.reshape(of_blocks.shape), out
+
+    def _weights(self, g: int) -> dict[str, Tensor]:
+        return {name: buffer[g].cpu().float() for name, buffer in self.named_buffers()}
 
     def fractional_bits(self, name: str) -> int:
         if name.endswith("bias"):
@@ -308,6 +371,7 @@ class CosinePixels(UniformNoiseConditional):
         yield "steps", steps_tables().astype(np.int64)
 
     @torch.no_grad()
+    @exact_floats()
     def code(
         self, coder: SymbolCoder, guess: Guess, levels: np.ndarray | None
     ) -> np.ndarray:
@@ -323,43 +387,48 @@ class CosinePixels(UniformNoiseConditional):
         """
         self._check_cdf_size()
         _, inverse = deviations()
-        seen = np.concatenate([np.zeros_like(guess.log_deviations), guess.planes()])
-        of_blocks = guess.bands.astype(np.float32)
-        found = (guess.positions + (1 << POSITION_BITS - 1)) >> POSITION_BITS
-        found = found.clip(0, LEVELS - 1).astype(np.uint8)
-        factor, base = _to_entry()
+        errors = np.zeros_like(guess.log_deviations)
+        found = np.empty(errors.shape, np.uint8)
+        for rows in bands(*found.shape[1:]):
+            nearest = rounded_shift(guess.positions[:, rows], POSITION_BITS)
+            found[:, rows] = nearest.clip(0, LEVELS - 1)
         for g in range(len(GROUPS)):
-            here = group(guess.positions, g)
-            if not here.size:
+            positions, log_deviations = (
+                group(plane, g) for plane in (guess.positions, guess.log_deviations)
+            )
+            if not positions.size:
                 continue
-            position = here.astype(np.int64).reshape(-1)
-            log_deviation = group(guess.log_deviations, g).astype(np.int64).reshape(-1)
-            deviation = deviations_of(log_deviation)
-            with exact_floats():
-                hidden, out = self.network.group(seen, of_blocks, g)
-            out[1] += log_deviation << (SUM_BITS - INPUT_BITS)
+            parts: Iterable[Part] = self.network.group(errors, guess, g)
             target = steps = None
             if levels is not None:
-                target = group(levels, g).reshape(-1).astype(np.int64)
-                steps = refit.fit(hidden, _cells(target, position, deviation, out))
+                target = group(levels, g).reshape(-1)
+                every = refit.spacing(target.size)
+                if every < FEW:
+                    parts = list(parts)
+                    hidden, out = _every(parts, every)
+                else:
+                    hidden, out = self.network.some(errors, guess, g, every)
+                values = (target, positions, log_deviations)
+                cells = _cells(out, *(value.reshape(-1)[::every] for value in values))
+                steps = refit.fit(hidden.numpy(), cells, every)
             steps, all_there = refit.code(coder, steps, HIDDEN)
             if not all_there:
                 break
-            if steps.any():
-                out += refit.added(steps, hidden, SUM_BITS)
-            shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
-            at = (position << shift) + out[0] * deviation
-            at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
-            at = at.clip(0, POINTS * (LEVELS - 1))
-            entry = rounded_shift(out[1] * factor + base, 24).clip(0, SCALE_LEVELS - 1)
-            x, there = self._code_group(coder, target, at, entry)
-            group(found, g)[...] = x.reshape(here.shape)
+            at = np.empty(positions.shape, np.int16)
+            entry = np.empty(positions.shape, np.uint8)
+            for rows, hidden, out in parts:
+                here = positions[rows], log_deviations[rows]
+                at[rows], entry[rows] = _place(*here, hidden, out, steps)
+            x, there = self._code_group(coder, target, at.reshape(-1), entry.reshape(-1))
+            group(found, g)[...] = x.reshape(positions.shape)
             if not there.all():
                 break
-            error = ((x << POSITION_BITS) - position) * inverse[log_deviation - _LOWEST]
-            error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
-            error = error.clip(-INPUT_MAX, INPUT_MAX)
-            group(seen, g)[...] = error.reshape(here.shape)
+            for rows in bands(*positions.shape):
+                position = positions[rows].astype(np.int64)
+                error = (group(found, g)[rows].astype(np.int64) << POSITION_BITS) - position
+                error *= inverse[log_deviations[rows].astype(np.int64) - _LOWEST]
+                error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
+                group(errors, g)[rows] = error.clip(-INPUT_MAX, INPUT_MAX)
         return found
 
     def _code_group(
@@ -407,21 +476,62 @@ def _to_entry() -> tuple[int, int]:
     return round(2.0 ** (24 - SUM_BITS) / per_entry), round(-low / per_entry * 2**24)
 
 
+def _every(parts: Iterable[Part], every: int) -> tuple[Tensor, Tensor]:
+    """What the network gives at every so many values, ``[48, m]`` and ``[2, m]``."""
+    found, first = [], 0
+    for _, hidden, out in parts:
+        here = slice(-first % every, None, every)
+        found.append((hidden.flatten(1)[:, here], out.flatten(1)[:, here]))
+        first += out[0].numel()
+    hidden, out = (torch.cat(pieces, 1) for pieces in zip(*found))
+    return hidden, out
+
+
+def _place(
+    positions: np.ndarray,
+    log_deviations: np.ndarray,
+    hidden: Tensor,
+    out: Tensor,
+    steps: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Locations, in 1/32 level, and entries of scales, of values of the guess, ``[h, n]``.
+
+    Args:
+        positions: of the guess.
+        log_deviations: of the guess.
+        hidden: as of :meth:`WindowNetwork.layers`; ``out`` too.
+        out: see there.
+        steps: what is added to the last layer.
+    """
+    outputs = out.to(torch.int64).numpy()
+    outputs[1] += log_deviations.astype(np.int64) << (SUM_BITS - INPUT_BITS)
+    if steps.any():
+        added = refit.added(steps, hidden.flatten(1).numpy(), SUM_BITS)
+        outputs += added.reshape(outputs.shape)
+    shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
+    at = outputs[0] * deviations_of(log_deviations)
+    at += positions.astype(np.int64) << shift
+    at = rounded_shift(at, shift + POSITION_BITS - POINTS.bit_length() + 1)
+    factor, base = _to_entry()
+    entry = rounded_shift(outputs[1] * factor + base, 24)
+    return at.clip(0, POINTS * (LEVELS - 1)), entry.clip(0, SCALE_LEVELS - 1)
+
+
 def _cells(
-    levels: np.ndarray, position: np.ndarray, deviation: np.ndarray, out: np.ndarray
+    out: Tensor, levels: np.ndarray, positions: np.ndarray, log_deviations: np.ndarray
 ) -> refit.Cells:
-    """Levels as the network places them: what its last layer is refitted to."""
+    """Levels as the network places them, ``[m]``: what its last layer is refitted to."""
     x, infinity = torch.from_numpy(levels).double(), torch.inf
-    unit = torch.from_numpy(deviation).double() / (1 << DEVIATION_BITS)
-    move, log_deviation = torch.from_numpy(out).double() / (1 << SUM_BITS)
+    unit = torch.from_numpy(deviations_of(log_deviations)).double()
+    unit /= 1 << DEVIATION_BITS
+    move, log_deviation = out.double() / (1 << SUM_BITS)
+    log_deviation += torch.from_numpy(log_deviations).double() / (1 << INPUT_BITS)
     low, high = (math.log(scale) for scale in SCALE_SPAN)
-    anywhere = torch.full_like(x, infinity)
     return refit.Cells(
         below=(x - 0.5).where(x > 0, -infinity),
         above=(x + 0.5).where(x < LEVELS - 1, infinity),
-        first=-anywhere,
-        last=anywhere,
-        locations=torch.from_numpy(position).double() / (1 << POSITION_BITS) + move * unit,
+        known=None,
+        locations=torch.from_numpy(positions).double() / (1 << POSITION_BITS) + move * unit,
         units=unit,
         log_scales=log_deviation.clamp(low, high) + math.log(math.sqrt(3) / math.pi),
         log_unit=1.0,
