@@ -7,12 +7,17 @@ python demo/app.py
 import bisect
 import functools
 import math
+import os
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+# the threads of PyTorch, imported below, would wait for each other in a loop, and leave little
+# of the processors to others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import gradio as gr
 import numpy as np
