@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-# the threads of PyTorch, imported below, would wait for each other in a loop, and leave little
-# of the processors to others
+# the threads of PyTorch, imported below, would wait for each other in a loop, and leave
+# little of the processors to others
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import gradio as gr
