@@ -7,12 +7,17 @@ python demo/app.py
 import bisect
 import functools
 import math
+import os
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+# the threads of PyTorch, imported below, would wait for each other in a loop, and leave
+# little of the processors to others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import gradio as gr
 import numpy as np
@@ -38,8 +43,8 @@ INTRODUCTION = f"""
 
 [UQDM](https://arxiv.org/abs/2412.10935) codes a picture by universally quantized diffusion:
 any beginning of the file is a picture, and all of it is the exact one. Drop a photograph;
-coding takes some seconds. One of more than {MAX_PIXELS:,} pixels is reduced to that first:
-all that is shown, and the file, is of the reduced one.
+coding takes up to half a minute. One of more than {MAX_PIXELS:,} pixels is reduced to that
+first: all that is shown, and the file, is of the reduced one.
 """
 CSS = """
 #numbers table { width: 100%; }
@@ -48,7 +53,8 @@ CSS = """
 #numbers td { white-space: nowrap; }
 #numbers :is(th, td):first-child { text-align: left; }
 #stages .grid-wrap { min-height: 0; max-height: none; }
-#stages .grid-container { padding-top: 1.5rem; }
+#stages .grid-container { padding-top: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
 #stages .thumbnail-item { aspect-ratio: auto; height: auto; }
 #stages .thumbnail-item img { height: auto; }
 #stages .caption-label { position: static; max-width: 100%; white-space: normal; }
@@ -186,19 +192,31 @@ def look(coded: Coded | None, n_bytes: int, beside: str) -> Any:
     return beginning(coded, n_bytes), other
 
 
-def compare(coded: Coded | None, n_bytes: int) -> str:
-    """A table of all codecs at these bytes, in Markdown."""
+def compare(coded: Coded | None, n_bytes: int) -> Iterator[str]:
+    """A table of all codecs at these bytes, in Markdown, again with each row that is known.
+
+    Others search for their best file, which takes seconds; numbers of other bytes must not
+    stand there meanwhile.
+    """
     if coded is None:
-        return ""
-    rows = [("**UQDM**", *numbers(coded, n_bytes, beginning(coded, n_bytes)))]
-    for name in RIVALS:
-        data = rival(coded, name, n_bytes)
-        if data:
-            rows.append((name, *numbers(coded, len(data), opened(data))))
+        yield ""
+        return
+    rows = {name: ("…", "", "") for name in ("**UQDM**", *RIVALS)}
+    for name in rows:
+        yield _table(rows)
+        if name not in RIVALS:
+            rows[name] = numbers(coded, n_bytes, beginning(coded, n_bytes))
+        elif data := rival(coded, name, n_bytes):
+            rows[name] = numbers(coded, len(data), opened(data))
         else:
-            rows.append((name, "does not fit", "", ""))
+            rows[name] = ("does not fit", "", "")
+    yield _table(rows)
+
+
+def _table(rows: dict[str, tuple[str, str, str]]) -> str:
     head = ["| | bytes | bits per pixel | PSNR |", "| --- | --- | --- | --- |"]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+    body = (f"| {name} | {' | '.join(row)} |" for name, row in rows.items())
+    return "\n".join([*head, *body])
 
 
 def to_stage(coded: Coded, event: gr.SelectData) -> int:
@@ -213,7 +231,11 @@ with gr.Blocks(title="UQDM: a photograph in stages", delete_cache=(3600, 3600)) 
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             photo = gr.Image(
-                type="filepath", image_mode=None, label="Photograph", sources=["upload"]
+                type="filepath",
+                image_mode=None,
+                label="Photograph",
+                sources=["upload"],
+                height=300,
             )
             gr.Examples([str(EXAMPLE)], photo, label="Or this one")
             gr.Markdown(CREDIT)
@@ -227,7 +249,7 @@ with gr.Blocks(title="UQDM: a photograph in stages", delete_cache=(3600, 3600)) 
             stages = gr.Gallery(
                 label="Stages: choose one",
                 format="png",
-                columns=3,
+                columns=4,
                 allow_preview=False,
                 buttons=[],
                 elem_id="stages",

@@ -447,8 +447,29 @@ def test_libraries_are_whole_when_they_are_asked() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="as GNU's library of threads has it")
+@pytest.mark.parametrize("wanted", [None, "active"])
+def test_threads_leave_the_processors_to_others(
+    folder: Path, photograph: Image.Image, wanted: str | None
+) -> None:
+    """Their library tells how they wait, as it is loaded."""
+    photograph.crop((200, 100, 216, 108)).save(folder / "small.png")
+    command = [sys.executable, "-m", "compressai_uqdm", "encode", "small.png", "small.uqdm"]
+    given = {"OMP_WAIT_POLICY": wanted} if wanted else {}
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_DISPLAY_ENV": "true", **given},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    policies = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)
+    assert policies and set(policies) == {(wanted or "passive").upper()}
+
+
 def test_completion(folder: Path) -> None:
-    """As the line that the README gives for each shell has it, without PyTorch."""
+    """As the line that the manual gives for each shell has it, without PyTorch."""
     script = (
         "import sys; from compressai_uqdm.cli import main\n"
         "try: sys.exit(main())\n"

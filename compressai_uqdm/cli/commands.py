@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are not for users
+    # the threads of PyTorch would wait for each other in a loop: on a busy machine, that
+    # took two minutes in place of five seconds
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code: int = uqdm.main(arguments, prog_name="uqdm", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
