@@ -196,7 +196,7 @@ def test_floats_compute_the_integers(
     same = functools.partial(np.allclose, rtol=1e-12, atol=0)
     places = [g for g in range(12) if group(levels, g).size]
     given = itertools.cycle(places)
-    monkeypatch.setattr(refit, "fit", lambda hidden, cells: steps[next(given)])
+    monkeypatch.setattr(refit, "fit", lambda hidden, cells, every: steps[next(given)])
     expected = np.empty(levels.shape)
     for g, weights in enumerate(tables_of(network, known, levels, steps)):
         column = (group(levels, g) - group(known.first, g))[..., None]
@@ -370,15 +370,15 @@ def test_a_fit_pays_or_is_none() -> None:
     rng = np.random.default_rng(0)
     for n, m, wrong in ((32, 6000, 0.15), (48, 90000, 0.1), (4, 700, 0.3)):
         hidden, cells = logistic_cells(rng, n, m, wrong)
-        steps, none = refit.fit(hidden, cells), np.zeros((2, n + 1), np.int64)
+        steps, none = refit.fit(hidden, cells, 1), np.zeros((2, n + 1), np.int64)
         assert bits_of(steps, hidden, cells) < 0.97 * bits_of(none, hidden, cells)
     for n, m in ((32, 6000), (48, 12), (3, 1)):  # nothing is wrong, or too little there
         hidden, cells = logistic_cells(rng, n, m, 0.0)
-        assert not refit.fit(hidden, cells).any()
+        assert not refit.fit(hidden, cells, 1).any()
     # whatever levels there are
     hidden, cells = logistic_cells(rng, 8, 500, 0.2)
     far = cells._replace(locations=torch.full((500,), 700.0, dtype=torch.float64))
-    assert np.abs(refit.fit(hidden, far)).max() <= 127
+    assert np.abs(refit.fit(hidden, far, 1)).max() <= 127
 
 
 def test_a_level_outside_is_an_error() -> None:

@@ -13,7 +13,7 @@ from ..identity import Parts
 
 __all__ = ["TabledEntropyModel"]
 
-_CHUNK = 1 << 20  # table entries gathered at once, to bound memory
+_CHUNK = 1 << 22  # table entries gathered at once, to bound memory
 
 
 class TabledEntropyModel(EntropyModel):
