@@ -3,6 +3,8 @@
 import copy
 import math
 import shutil
+import subprocess
+import sys
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from compressai_uqdm.basis import BLOCK, GROUPS, from_cosines, to_cosines
 from compressai_uqdm.entropy_models.latents import cosine
 from compressai_uqdm.entropy_models.latents.cosine import CosineConditional, Group
 from compressai_uqdm.entropy_models.nested import POINTS, draw_grids, finest_cells
+from compressai_uqdm.entropy_models.pixels import cosine as pixels
+from compressai_uqdm.entropy_models.pixels import refit
 from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.zoo import RECIPES
 
@@ -107,8 +111,8 @@ def test_constants_are_not_near_the_middle_between_integers(net: CosineUQDM) -> 
 def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) -> None:
     widths = [last * math.prod(ratios[i:]) for i in range(len(ratios) + 1)]
     x = torch.from_numpy(np.random.default_rng(seed).normal(0, 90, (192, 3, 2)))
-    grids, u = draw_grids(widths, x.shape, seed)
-    finest, before = finest_cells(x, float(last), u), None
+    grids = draw_grids(widths, x.shape, seed)
+    finest, before = finest_cells(x, float(last), grids[-1].dither), None
     for grid in grids:
         cells = grid.cells(finest)
         middles = (cells + grid.middle / POINTS) * grid.width
@@ -122,9 +126,9 @@ def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) ->
 
 def test_noise_is_uniform_and_independent_of_the_value() -> None:
     x = torch.full((192, 40, 40), 3.7, dtype=torch.float64)
-    grids, u = draw_grids((48, 8), x.shape, 5)
+    grids = draw_grids((48, 8), x.shape, 5)
     for grid in grids:
-        cells = grid.cells(finest_cells(x, 8.0, u))
+        cells = grid.cells(finest_cells(x, 8.0, grids[-1].dither))
         noise = ((cells + grid.middle / POINTS) * grid.width - x) / grid.width
         assert abs(noise.mean().item()) < 0.003
         assert noise.std().item() * 12**0.5 == pytest.approx(1, abs=0.005)
@@ -159,11 +163,10 @@ def test_floats_compute_the_integers(net: CosineUQDM) -> None:
             found = group.look(torch.from_numpy(state).double()).detach().numpy()
             assert (found == reference(group, state)).all()
             features = rng.integers(-127, 128, (50, 3 * n))
-            own = torch.from_numpy(rng.integers(0, 51, (50, 5)))
-            cross = torch.from_numpy(rng.integers(0, 51, (50, 4)))
-            added = group.spread(torch.from_numpy(features).float(), own, cross)
             padded = np.concatenate([features, np.zeros((1, 3 * n), np.int64)])
-            for name, at, sums in zip(("own", "cross"), (own, cross), added):
+            for name, places in (("own", 5), ("cross", 4)):
+                at = torch.from_numpy(rng.integers(0, 51, (50, places)))
+                sums = group.spread(name, torch.from_numpy(padded).float(), at)
                 weight = group.fixed(name).detach().numpy().astype(np.int64)
                 bias = group.fixed(f"{name}_bias").detach().numpy().astype(np.int64)
                 exact = padded[at].reshape(50, -1) @ weight.T + bias
@@ -303,6 +306,43 @@ def test_damaged_strings(net: CosineUQDM, x: torch.Tensor) -> None:
         net.decompress(**out, reconstruction="ancestral")
     with pytest.raises(ValueError, match="another seed"):
         net.decompress(**out, seed=4)
+
+
+def test_fits_see_the_same_either_way(
+    net: CosineUQDM, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether what the network of pixels gives is kept, or some of it computed twice."""
+    monkeypatch.setattr(refit, "_SAMPLE", 3000)  # one of seven
+    kept = net.compress(x)["strings"]
+    monkeypatch.setattr(pixels, "FEW", 1)
+    assert net.compress(x)["strings"] == kept
+
+
+# ---- memory ----
+
+DECODING = """
+import resource, sys
+from compressai_uqdm import load
+
+peaks = []
+for path in sys.argv[1:]:
+    size = load(path).image.size
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+unit = 1 if sys.platform == "darwin" else 1024
+print((peaks[1] - peaks[0]) * unit / (size[0] * size[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is asked of POSIX")
+def test_decoding_takes_little_memory(photograph: Image.Image, tmp_path: Path) -> None:
+    """Bytes per pixel of a large picture, beyond what a small one takes: 47 to 75."""
+    paths = [tmp_path / "small.uqdm", tmp_path / "large.uqdm"]
+    for path, size in zip(paths, ((320, 240), (1000, 750))):
+        compressai_uqdm.save(photograph.resize(size, Image.Resampling.BICUBIC), path)
+    done = subprocess.run(
+        [sys.executable, "-c", DECODING, *paths], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 120
 
 
 # ---- files and weights ----

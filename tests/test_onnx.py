@@ -30,7 +30,10 @@ class Step(nn.Module):
         self.group = group
 
     def forward(self, state: Tensor, features: Tensor, own: Tensor, cross: Tensor) -> Any:
-        return self.group.look(state), *self.group.spread(features, own, cross)
+        features = torch.cat([features, features.new_zeros(1, features.shape[1])])
+        added = (("own", own), ("cross", cross))
+        sums = (self.group.spread(name, features, around) for name, around in added)
+        return self.group.look(state), *sums
 
 
 class Picture(nn.Module):

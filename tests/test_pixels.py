@@ -353,16 +353,6 @@ def logistic_cells(
     )
 
 
-def fitted(hidden: np.ndarray, cells: refit.Cells) -> np.ndarray:
-    """Steps for a group, of which a fit looks at some."""
-    some = slice(None, None, every := refit.spacing(hidden.shape[1]))
-    below, above, known, *middle, log_unit, limits = cells
-    seen = refit.Cells(
-        below[some], above[some], known, *(x[some] for x in middle), log_unit, limits
-    )
-    return refit.fit(hidden[:, some], seen, every)
-
-
 def bits_of(steps: np.ndarray, hidden: np.ndarray, cells: refit.Cells) -> float:
     """What levels and steps cost together, by SciPy's logistic and the real coder."""
     out = refit.added(steps, hidden, 15) / 2**15
@@ -388,15 +378,15 @@ def test_a_fit_pays_or_is_none() -> None:
     tried = ((32, 6000, 0.15, 1.0), (48, 90000, 0.1, 1.0), (4, 700, 0.3, 1.0))
     for n, m, wrong, log_unit in (*tried, (16, 9000, 0.15, math.log(2))):
         hidden, cells = logistic_cells(rng, n, m, wrong, log_unit)
-        steps, none = fitted(hidden, cells), np.zeros((2, n + 1), np.int64)
+        steps, none = refit.fit(hidden, cells, 1), np.zeros((2, n + 1), np.int64)
         assert bits_of(steps, hidden, cells) < 0.97 * bits_of(none, hidden, cells)
     for n, m in ((32, 6000), (48, 12), (3, 1)):  # nothing is wrong, or too little there
         hidden, cells = logistic_cells(rng, n, m, 0.0)
-        assert not fitted(hidden, cells).any()
+        assert not refit.fit(hidden, cells, 1).any()
     # whatever levels there are
     hidden, cells = logistic_cells(rng, 8, 500, 0.2)
     far = cells._replace(locations=torch.full((500,), 700.0, dtype=torch.float64))
-    assert np.abs(fitted(hidden, far)).max() <= 127
+    assert np.abs(refit.fit(hidden, far, 1)).max() <= 127
 
 
 def test_a_level_outside_is_an_error() -> None:

@@ -103,9 +103,9 @@ def rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
     return (x + (1 << (bits - 1))) >> bits
 
 
-def bands(height: int, width: int, places: int = _BAND) -> Iterator[slice]:
+def bands(height: int, width: int, places: int | None = None) -> Iterator[slice]:
     """Rows to compute at once, of about so many places, to bound memory."""
-    step = max(1, places // max(width, 1))
+    step = max(1, (places or _BAND) // max(width, 1))
     for first in range(0, height, step):
         yield slice(first, min(first + step, height))
 

@@ -70,10 +70,9 @@ class NestedGrid(NamedTuple):
     def middle(self) -> Tensor:
         """The middle of cell 0, in 1/32 of the width."""
         # 32 (start + (factor - 1) / 2 - d) / factor
-        numerator = 2 * self.start.long() + self.factor - 1 << _DITHER_BITS
-        points = (numerator - 2 * self.dither.long()) * POINTS
-        points += self.factor << _DITHER_BITS
-        return _divided(points, self.factor << _DITHER_BITS + 1).short()
+        finest = (2 * self.start.int() + self.factor - 1 << _DITHER_BITS - 1) - self.dither
+        point = self.factor << _DITHER_BITS - POINTS.bit_length() + 1
+        return _divided(finest + point // 2, point).short()
 
     @property
     def offset(self) -> Tensor:

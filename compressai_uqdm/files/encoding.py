@@ -175,13 +175,15 @@ def _encode(
     encoder, reached = Encoder(levels, seed, net.portable), 0.0
     last: list[Any] = []  # what is known after the last stages
     for known in net.walk(encoder, stages, passes):
-        last = [*last[-1:], known] if measured else []
+        last = [*last, known] if measured else []
         if min_psnr is not None:
             reached = psnr(known)
         if reached >= wanted:
             break
         if limit < NO_LIMIT and sum(map(len, encoder.strings())) >= limit:
             break
+        if known.stages < stages:
+            last = last[-1:]
     strings = encoder.strings()
     header = Header(
         model=codec.name,

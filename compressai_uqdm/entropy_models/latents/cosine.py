@@ -274,20 +274,16 @@ class Group(nn.Module):
         h = _activate(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
         return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
 
-    def spread(self, name: str, features: Tensor, around: Tensor, states: Tensor) -> None:
-        """Add what features tell to states.
+    def spread(self, name: str, features: Tensor, around: Tensor) -> Tensor:
+        """What features add to states, ``[N, hidden]``.
 
         Args:
             name: ``"own"``, to states of blocks of the same colour, or ``"cross"``.
-            features: ``[n + 1, 3 n]``, zeros last.
-            around: of each state, places of the features of the blocks around it.
-            states: ``[N, hidden]``.
+            features: ``[M + 1, 3 n]``, zeros last.
+            around: places of the features of the blocks around each.
         """
         bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
-        for first in range(0, len(states), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
-            sums = torch.addmm(bias, features[around[some]].flatten(1), weights)
-            states[some].add_(sums.to(states.dtype))
+        return torch.addmm(bias, features[around].flatten(1), weights)
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -406,8 +402,14 @@ class CosineConditional(UniformNoiseConditional):
                     means = self._means(location, (values - location) * sent, index, board)
                 features = _features(location, values, sent)
             del location, index, values, sent
-            group.spread("own", features, board.own[colour], states[colour])
-            group.spread("cross", features, board.cross[colour], states[1 - colour])
+            for name, around, state in (
+                ("own", board.own[colour], states[colour]),
+                ("cross", board.cross[colour], states[1 - colour]),
+            ):
+                for first in range(0, len(state), AT_ONCE):
+                    some = slice(first, first + AT_ONCE)
+                    sums = group.spread(name, features, around[some])
+                    state[some].add_(sums.to(dtype))
 
     def _means(
         self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
