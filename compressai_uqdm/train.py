@@ -17,13 +17,12 @@ read (the average over training), and holds the published layout beside it.
 """
 
 import argparse
-import signal
 import sys
 
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 from .training.config import TrainingConfig
+from .training.interruption import stopped_at_once
 
 __all__ = ["main", "parse_args"]
 
@@ -58,12 +57,7 @@ def parse_args(argv: list[str]) -> TrainingConfig:
     add("--checkpoint-minutes", type=float, help="a checkpoint after so long in any case")
     add("--gradient-checkpointing", action="store_true", help="less memory, more time")
     add("--compile", action="store_true", help="torch.compile the network")
-    known = {f.name: f.default for f in fields(TrainingConfig) if f.default is not MISSING}
-    parser.set_defaults(**known)
-    try:
-        return TrainingConfig(**vars(parser.parse_args(argv)))
-    except ValueError as error:
-        parser.error(f"{error}")
+    return TrainingConfig.parse(parser, argv)
 
 
 def main(argv: list[str]) -> None:
@@ -74,6 +68,14 @@ def main(argv: list[str]) -> None:
             number, as of a program that does not handle it.
     """
     config = parse_args(argv)
+    where = f"the last checkpoint in {config.output}, if there is one"
+    with stopped_at_once(f"the same command goes on from {where}"):
+        stopped = _run(config)
+    if stopped:
+        raise SystemExit(128 + stopped)
+
+
+def _run(config: TrainingConfig) -> int:
     try:
         import accelerate  # noqa: F401
         import tensorboard  # noqa: F401
@@ -82,20 +84,6 @@ def main(argv: list[str]) -> None:
             f"training needs accelerate and tensorboard ({error}): "
             'pip install "compressai-uqdm[train]"'
         ) from error
-    try:
-        stopped = _run(config)
-    except KeyboardInterrupt:
-        print(
-            "stopped at once: the same command goes on from the last checkpoint in "
-            f"{config.output}, if there is one",
-            file=sys.stderr,
-        )
-        raise SystemExit(128 + signal.SIGINT) from None
-    if stopped:
-        raise SystemExit(128 + stopped)
-
-
-def _run(config: TrainingConfig) -> int:
     from .training.loop import Run  # which imports what takes seconds
 
     try:

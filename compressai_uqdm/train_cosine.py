@@ -11,19 +11,23 @@ The output is read by ``CosineUQDM.from_checkpoint`` and as a model of ``uqdm``.
 """
 
 import argparse
-import signal
 import sys
 
-from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .training.cosine import CosineRun, CosineTrainingConfig
+from .training.interruption import stopped_at_once
+
+if TYPE_CHECKING:
+    from .training.cosine import CosineTrainingConfig
 
 __all__ = ["main", "parse_args"]
 
 
-def parse_args(argv: list[str]) -> CosineTrainingConfig:
+def parse_args(argv: list[str]) -> "CosineTrainingConfig":
     """What a command line says."""
+    from .training.cosine import CosineTrainingConfig  # which imports what takes seconds
+
     parser = argparse.ArgumentParser(
         prog="python -m compressai_uqdm.train_cosine",
         description=(__doc__ or "").split("\n")[0],
@@ -53,12 +57,7 @@ def parse_args(argv: list[str]) -> CosineTrainingConfig:
     add("--test-crops", type=int, help="held-out crops that are measured")
     add("--checkpoint-every", type=int, help="steps")
     add("--checkpoint-minutes", type=float, help="a checkpoint after so long in any case")
-    known = fields(CosineTrainingConfig)
-    parser.set_defaults(**{f.name: f.default for f in known if f.default is not MISSING})
-    try:
-        return CosineTrainingConfig(**vars(parser.parse_args(argv)))
-    except ValueError as error:
-        parser.error(f"{error}")
+    return CosineTrainingConfig.parse(parser, argv)
 
 
 def main(argv: list[str]) -> None:
@@ -68,19 +67,22 @@ def main(argv: list[str]) -> None:
         SystemExit: with a message; or, where a signal ended the run, with 128 and its
             number, as of a program that does not handle it.
     """
-    config = parse_args(argv)
-    try:
-        stopped = CosineRun(config).train()
-    except (FloatingPointError, OSError, ValueError) as error:
-        raise SystemExit(f"{error}") from error
-    except KeyboardInterrupt:
-        print("stopped at once", file=sys.stderr)
-        stopped = signal.SIGINT
-    if not stopped:
-        print(f"{config.output}: {config.output.stat().st_size:,} bytes", file=sys.stderr)
-    else:
+    with stopped_at_once("the same command goes on from the last checkpoint, if any"):
+        config = parse_args(argv)
+        stopped = _run(config)
+    if stopped:
         print(f"the same command goes on from {config.checkpoint}", file=sys.stderr)
         raise SystemExit(128 + stopped)
+    print(f"{config.output}: {config.output.stat().st_size:,} bytes", file=sys.stderr)
+
+
+def _run(config: "CosineTrainingConfig") -> int:
+    from .training.cosine import CosineRun
+
+    try:
+        return CosineRun(config).train()
+    except (FloatingPointError, OSError, ValueError) as error:
+        raise SystemExit(f"{error}") from error
 
 
 if __name__ == "__main__":

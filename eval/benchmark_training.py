@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -62,6 +63,15 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def peak_memory(work: Callable[[], None]) -> float | None:
+    """GiB that a GPU held most in it."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
 class Stopwatch:
     """Stands in for what shows the trainer's progress: after each step it makes a bare one.
 
@@ -94,7 +104,9 @@ class Stopwatch:
 
 
 def time_steps(batch_size: int, steps: int) -> dict[str, Any]:
-    stopwatch = Stopwatch(BareStep(batch_size, Accelerator()))
+    bare_step = BareStep(batch_size, Accelerator())
+    peak = peak_memory(bare_step)
+    stopwatch = Stopwatch(bare_step)
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(folder) / "photographs"
         photographs.mkdir()
@@ -110,12 +122,13 @@ def time_steps(batch_size: int, steps: int) -> dict[str, Any]:
             loop.Run(config).train()
     ours, bare = (times[2:] for times in (stopwatch.trainer, stopwatch.bare))  # warm
     return {
-        "device": str(stopwatch.bare_step.accelerator.device),
-        "mixed precision": stopwatch.bare_step.accelerator.mixed_precision,
+        "device": str(bare_step.accelerator.device),
+        "mixed precision": bare_step.accelerator.mixed_precision,
         "batch size": batch_size,
         "steps": len(ours),
         "trainer's step, seconds": statistics.median(ours),
         "bare step, seconds": statistics.median(bare),
+        "bare step, peak memory GiB": peak,
         "ratio": statistics.median(ours) / statistics.median(bare),
         "ratio of the fastest": min(ours) / min(bare),
     }

@@ -1,22 +1,29 @@
 """All that is to be shown on a GPU, in one call of at most ten minutes, in one JSON file.
 
+    pip install ".[eval,test,train]"
     python eval/on_cuda.py eval/results/cuda.json
-    python eval/on_cuda.py try.json --device cpu --tiny --budget 300  # to try it
+    python eval/on_cuda.py try.json --device cpu --tiny --budget 900  # to try it
 
-Parts, each in a process of its own, so that one that fails or takes too long leaves the
-others alone:
+Each part runs in a process of its own, so that one that fails or takes too long leaves the
+others alone, and what it found until then is kept. First, all at once, what is right or
+wrong:
 
 - ``devices``: streams coded on one device and decoded on the other, both ways, and how far
   the numbers that are rounded lie apart (float64 and integers must decode);
 - ``bits``: real strings beside their estimates;
+- ``programs``: CompressAI's eval_model, update_model and train.py. Only its source
+  distribution has the last: without a network, ``COMPRESSAI_EXAMPLES`` names the folder;
+- ``tests``: those marked ``cuda``.
+
+Then, one after another, what is measured:
+
 - ``rates``: passes of the published networks (random weights), in images per second and as
-  a share of the rate of matrix products measured here; compiled, for the smallest;
+  a share of the rate of matrix products measured here;
 - ``models``: what comes with the package, estimated in batches and coded; peak memory;
+- ``training``: the trainer's step beside a bare one, in single precision and in bf16;
 - ``picture``: one of 768x512, by windows in a batch;
 - ``imagenet64``: ``eval/evaluate.py``, extrapolated to 50,000 images;
-- ``training``: the trainer's step beside a bare one, in single precision and in bf16;
-- ``programs``: CompressAI's eval_model, update_model and train.py;
-- ``tests``: those marked ``cuda``.
+- ``compiled``: ``rates`` of the smallest, by torch.compile with CUDA's graphs.
 
 With ``--tiny``, networks and pictures are small, and the figures mean nothing.
 """
@@ -27,18 +34,20 @@ import functools
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
+import evaluate
 import numpy as np
 import torch
 
@@ -49,7 +58,7 @@ from runs import write_json
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressai_uqdm import UQDM, DamagedStringError, UQDMConfig
+from compressai_uqdm import UQDM, CosineUQDM, DamagedStringError, UQDMConfig
 from compressai_uqdm.codec.coders import Encoder
 from compressai_uqdm.denoisers import windowed
 from compressai_uqdm.denoisers.base import Denoiser
@@ -59,7 +68,8 @@ from compressai_uqdm.models.config import PUBLISHED
 from compressai_uqdm.zoo import RECIPES
 
 HERE = Path(__file__).parent
-PHOTOGRAPH = HERE.parent / "tests/data/photograph.png"
+TESTS = HERE.parent / "tests"
+PHOTOGRAPH = TESTS / "data/photograph.png"
 PACKAGED = [name for name, recipe in RECIPES.items() if isinstance(recipe.weights, Path)]
 BATCHES = (1, 4, 16, 64)
 ALL_OF_IMAGENET = 50_000
@@ -81,12 +91,13 @@ class Bench:
     def note(self, name: str, measure: Callable[..., Any], *arguments: Any) -> Any:
         """Note what a measurement gives, or how it failed; None then."""
         found = None
+        write_json(self.file, self.notes | {name: "not finished"})
         try:
             found = measure(*arguments)
             write_json(self.file, self.notes | {name: found})
             self.notes[name] = found
         except Exception as error:  # the others may still succeed
-            self.notes[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
+            self.notes[name] = {"error": f"{type(error).__name__}: {error}"[:2500]}
             write_json(self.file, self.notes)
         torch.cuda.empty_cache()
         return found
@@ -138,19 +149,17 @@ def batch_of(count: int, side: int = 64) -> Tensor:
 # ---- parts ----
 
 
-def latents_of(net: UQDM, x: Tensor, seed: int) -> list[Tensor]:
-    encoder = Encoder(image_to_levels(x), seed, net.portable)
-    known = net.walk(encoder, net.latent_stages)
-    z = [net.first_latent(x.shape, seed).z, *(latent.z for latent in known)]
-    return z[: net.latent_stages]
-
-
 @torch.no_grad()
 def devices(bench: Bench) -> None:
     images = crops((30, 20) if bench.tiny else (128, 112), 1 if bench.tiny else 4)
-    for name in PACKAGED:
-        for arithmetic in RECIPES[name].cls.arithmetics:
-            bench.note(f"{name} {arithmetic}", between, bench, images, name, arithmetic)
+    for name, arithmetic in arithmetics():
+        bench.note(f"{name} {arithmetic}", between, bench, images, name, arithmetic)
+
+
+def arithmetics() -> list[tuple[str, str]]:
+    """Packaged models and what they compute in: first what every device must decode."""
+    pairs = [(name, a) for name in PACKAGED for a in RECIPES[name].cls.arithmetics]
+    return sorted(pairs, key=lambda pair: ("integer", "float64", "float32").index(pair[1]))
 
 
 def loaded(name: str, arithmetic: str) -> Any:
@@ -176,18 +185,42 @@ def between(bench: Bench, images: list[Tensor], name: str, arithmetic: str) -> A
             except DamagedStringError:
                 failures[way] += 1
         same += coded[0] == coded[1]
-        if isinstance(here, UQDM):
-            z = latents_of(here, x, seed)
-            z_there = [latent.to(bench.device) for latent in z]
-            for stages in zip(numbers(here, z, seed), numbers(there, z_there, seed)):
-                for kind, a, b in zip(KINDS, *stages):
-                    apart[kind] = max(apart[kind], float((a - b.cpu()).abs().max()))
+        differences = largest_differences(here, there, x, seed)
+        apart = {kind: max(apart[kind], found) for kind, found in differences.items()}
     return {
         "pictures": len(images),
         "failures": failures,
         "the same strings": same,
-        "largest difference": apart if isinstance(here, UQDM) else 0.0,
+        "largest difference": apart,
     }
+
+
+def largest_differences(here: Any, there: Any, x: Tensor, seed: int) -> dict[str, float]:
+    """Of what is rounded, in units of that; of a model of integers, of these."""
+    if isinstance(here, UQDM):
+        encoder = Encoder(image_to_levels(x), seed, here.portable)
+        known = here.walk(encoder, here.latent_stages)
+        z = [here.first_latent(x.shape, seed).z, *(latent.z for latent in known)]
+        z = z[: here.latent_stages]
+        z_there = [latent.to(there.device) for latent in z]
+        stages = zip(numbers(here, z, seed), numbers(there, z_there, seed))
+        pairs = [pair for stage in stages for pair in zip(KINDS, *stage)]
+    else:
+        planes = zip(integers(here, x, seed), integers(there, x.to(there.device), seed))
+        pairs = [(kind, a, b) for (kind, a), (_, b) in planes]
+    apart = dict.fromkeys(KINDS, 0.0)
+    for kind, a, b in pairs:
+        difference = float((a.double() - b.double().cpu()).abs().max())
+        apart[kind] = max(apart[kind], difference)
+    return apart
+
+
+def integers(net: CosineUQDM, x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Entries of the scale table, and locations, of every stage."""
+    encoder = Encoder(image_to_levels(x), seed, net.portable)
+    for latent in net.walk(encoder, net.n_stages - 1):
+        assert latent.known is not None
+        yield from zip(KINDS, (latent.known.entries, latent.known.locations))
 
 
 @torch.no_grad()
@@ -242,7 +275,7 @@ def pass_flops(config: UQDMConfig) -> float:
 
 def product_rate(bench: Bench, precision: str) -> float:
     side = 256 if bench.tiny else 8192
-    factor = torch.ones(side, side, dtype=use(precision), device=bench.device)
+    factor = torch.randn(side, side, device=bench.device).to(use(precision))
     return 2 * side**3 / bench.seconds(lambda: factor @ factor) / 1e12
 
 
@@ -259,6 +292,13 @@ def pass_rate(
     return found
 
 
+def fresh(config: UQDMConfig, bench: Bench, precision: str) -> Denoiser:
+    """A network of random weights."""
+    with bench.device:  # where hundreds of millions of them are soon drawn
+        net = config.network.build(config)
+    return net.eval().to(bench.device, use(precision))
+
+
 @torch.no_grad()
 def rates(bench: Bench) -> None:
     products = {
@@ -268,57 +308,63 @@ def rates(bench: Bench) -> None:
         for precision in PRECISIONS
     }
     configs = {k: narrow(v) if bench.tiny else v for k, v in PUBLISHED.items()}
-    batches = (1,) if bench.tiny else BATCHES
-    for name, config in configs.items():
-        flops = bench.note(f"{name}, TFLOP of a pass", pass_flops, config)
-        net = config.network.build(config).eval().to(bench.device)
-        for precision in ("tf32", "bfloat16", "float32", "float64"):
+    flops = {
+        name: bench.note(f"{name}, TFLOP of a pass", pass_flops, config)
+        for name, config in configs.items()
+    }
+    for precision in ("bfloat16", "tf32", "float32", "float64"):
+        for name, config in configs.items():
             if precision == "float64" and name != "uqdm-tiny":
                 continue  # of files, whose models are of this size
-            net = net.to(use(precision))
-            for batch in batches:
-                title = f"{name} {precision} batch {batch}"
-                bench.note(title, pass_rate, bench, net, batch, flops, products[precision])
-    config, precision = configs["uqdm-tiny"], "tf32"
-    flops = bench.notes["uqdm-tiny, TFLOP of a pass"]
-    for batch in sorted({batches[0], batches[-1]}):
-        net = config.network.build(config).eval().to(bench.device, use(precision))
-        net.compile(mode="reduce-overhead")  # with CUDA's graphs
+            net = fresh(config, bench, precision)
+            for batch in (1,) if bench.tiny else BATCHES:
+                title, most = f"{name} {precision} batch {batch}", products[precision]
+                bench.note(title, pass_rate, bench, net, batch, flops[name], most)
+
+
+@torch.no_grad()
+def compiled(bench: Bench) -> None:
+    precision = "tf32"
+    most = bench.note(f"matrix products, {precision}", product_rate, bench, precision)
+    config = narrow(PUBLISHED["uqdm-tiny"]) if bench.tiny else PUBLISHED["uqdm-tiny"]
+    flops = pass_flops(config)
+    for batch in (1,) if bench.tiny else (1, 64):
+        net = fresh(config, bench, precision)
+        net.compile(mode="reduce-overhead")
         title = f"uqdm-tiny {precision} batch {batch}, compiled"
-        bench.note(title, pass_rate, bench, net, batch, flops, products[precision])
+        bench.note(title, pass_rate, bench, net, batch, flops, most)
 
 
 @torch.no_grad()
 def models(bench: Bench) -> None:
     use("float32")
-    side = 16 if bench.tiny else 64
+    side, batches = (16, (1, 2)) if bench.tiny else (64, BATCHES)
+    x = batch_of(batches[-1], side).to(bench.device)
     for name in PACKAGED:
         net = RECIPES[name].load().to(bench.device)
-        for batch in (1, 2) if bench.tiny else BATCHES:
-            x = batch_of(batch, side).to(bench.device)
-            work = functools.partial(net.estimate, x)
+        for batch in batches:
+            work = functools.partial(net.estimate, x[:batch])
             bench.note(f"{name}, estimated, batch {batch}", bench.measured, work, batch)
-        for arithmetic in RECIPES[name].cls.arithmetics:
-            net, x = loaded(name, arithmetic).to(bench.device), x[:1]
-            title = f"{name} {arithmetic}"
-            work = functools.partial(net.compress, x)
-            bench.note(f"{title}, encoded", bench.measured, work, 1)
-            work = functools.partial(net.decompress, **net.compress(x))
-            bench.note(f"{title}, decoded", bench.measured, work, 1)
+    for name, arithmetic in arithmetics():
+        net, title = loaded(name, arithmetic).to(bench.device), f"{name} {arithmetic}"
+        work = functools.partial(net.compress, x[:1])
+        bench.note(f"{title}, encoded", bench.measured, work, 1)
+        work = functools.partial(net.decompress, **net.compress(x[:1]))
+        bench.note(f"{title}, decoded", bench.measured, work, 1)
 
 
 @torch.no_grad()
 def picture(bench: Bench) -> None:
     size = (66, 20) if bench.tiny else (768, 512)
     x = tiled(np.asarray(Image.open(PHOTOGRAPH).convert("RGB")), *size).to(bench.device)
-    for name in PACKAGED:
-        for arithmetic in RECIPES[name].cls.arithmetics:
-            for windows in (windowed.BATCH["cuda"], 128):
+    for windows in (128,) if bench.tiny else (windowed.BATCH["cuda"], 128):
+        for name, arithmetic in arithmetics():
+            net = loaded(name, arithmetic).to(bench.device)
+            if isinstance(net, UQDM):
                 title = f"{name} {arithmetic}, {windows} windows at a time"
-                net = loaded(name, arithmetic).to(bench.device)
                 bench.note(title, code_picture, bench, net, x, windows)
-                if not isinstance(net, UQDM):
-                    break  # it has none
+            elif windows == 128:  # once: it has none
+                bench.note(f"{name} {arithmetic}", code_picture, bench, net, x, windows)
 
 
 def code_picture(bench: Bench, net: Any, x: Tensor, windows: int) -> dict[str, Any]:
@@ -353,7 +399,8 @@ def run(arguments: Sequence[object], folder: Path | str = ".", **environment: st
         text=True,
     )
     if done.returncode:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-1500:]}")
+        said = done.stdout[-700:] + done.stderr[-1200:]
+        raise RuntimeError(f"exit status {done.returncode}: {said}")
     return done.stdout
 
 
@@ -362,14 +409,14 @@ def imagenet64(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = batch_of(count) * 255
         rows = images.round().to(torch.uint8).flatten(1).numpy()
-        np.savez(Path(folder) / "val_data.npz", data=rows)
+        file = Path(folder) / "val_data.npz"
+        np.savez(file, data=rows)
 
         def seconds(model: str, kind: str, first: int) -> float:
-            options = ["--bits", kind, "--first", first]
             output = Path(folder) / f"{model} {kind} {first}"
-            file = Path(folder) / "val_data.npz"
+            options = ["--bits", kind, "--first", str(first), "--output", str(output)]
             start = time.perf_counter()
-            run([HERE / "evaluate.py", file, model, *options, "--output", output])
+            evaluate.main([str(file), model, *options])
             return time.perf_counter() - start
 
         def measure(model: str, kind: str) -> Any:
@@ -378,13 +425,13 @@ def imagenet64(bench: Bench) -> None:
             hours = ALL_OF_IMAGENET * each / 3600
             return {"seconds per image": each, f"hours for {ALL_OF_IMAGENET}": hours}
 
-        for model in ("uqdm-nano",) if bench.tiny else ("uqdm-nano", "uqdm-nano-ctx"):
-            for kind in ("estimated", "real"):
+        for kind in ("estimated", "real"):
+            for model in PACKAGED:
                 bench.note(f"{model} {kind}", measure, model, kind)
 
 
 def training(bench: Bench) -> None:
-    steps, images = (4, 400) if bench.tiny else (30, 20_000)
+    steps, images = (4, 400) if bench.tiny else (30, 4_000)
     for precision in ("no", "bf16"):
         for batch in (1,) if bench.tiny else (16, 64):
             options = ["--batch-size", batch, "--steps", steps, "--images", images]
@@ -431,17 +478,16 @@ def programs(bench: Bench) -> None:
             patch.save(folder / f"data/train/{i}.png")
             patch.save(folder / f"data/test/{i}.png")
 
-        def evaluate(source: str, model: str, *options: object) -> Any:
+        def evaluate_by_name(source: str, model: str, *options: object) -> Any:
             program = ["-m", "compressai.utils.eval_model", source, "images", "-a", model]
             output = run([*program, *options, *cuda], folder)
             # JSON has no infinite numbers, as the PSNR of what is exact
             return json.loads(output, parse_constant=str)["results"]
 
-        for model in ["uqdm-photo"] if bench.tiny else PACKAGED:
-            for options in ((), ("--entropy-estimation",), ("--half",)):
-                title = " ".join(["eval_model", model, *options, *cuda])
-                given = ("-q", f"1,{all_stages(model)}", *options)
-                bench.note(title, evaluate, "pretrained", model, *given)
+        def evaluate_packaged(model: str, *options: str) -> None:
+            title = " ".join(["eval_model", model, *options, *cuda])
+            given = ("-q", f"1,{all_stages(model)}", *options)
+            bench.note(title, evaluate_by_name, "pretrained", model, *given)
 
         def train() -> Any:
             examples = fetch_examples(folder)
@@ -458,36 +504,57 @@ def programs(bench: Bench) -> None:
         def after() -> Any:
             (file,) = (folder / "updated").glob("a-*.pth.tar")
             files = ["-p", "checkpoint.pth.tar", file]
-            return evaluate("checkpoint", "uqdm-tiny", *files)
+            return evaluate_by_name("checkpoint", "uqdm-tiny", *files)
 
+        evaluate_packaged("uqdm-photo")
         bench.note(" ".join(["train.py", *cuda]), train)
         bench.note("update_model", update)
         bench.note(" ".join(["eval_model of what was trained", *cuda]), after)
+        evaluate_packaged("uqdm-photo", "--entropy-estimation")
+        evaluate_packaged("uqdm-photo", "--half")
+        for model in PACKAGED:
+            if model != "uqdm-photo" and not bench.tiny:  # the tests take uqdm-nano
+                evaluate_packaged(model)
 
 
 def tests(bench: Bench) -> None:
     def measure() -> Any:
-        options = ["-q", "-m", "cuda", "-p", "no:cacheprovider", HERE.parent / "tests"]
-        output = run(["-m", "pytest", *options], HERE.parent)
-        return output.splitlines()[-8:]
+        # a module that misses a library keeps none of the others
+        options = ["-q", "-m", "cuda", "-rfE", "-p", "no:cacheprovider"]
+        options += ["--continue-on-collection-errors"]
+        try:
+            output = run(["-m", "pytest", *options, TESTS], HERE.parent)
+        except RuntimeError as error:
+            return {"passed": False, "output": f"{error}".splitlines()[-30:]}
+        return {"passed": True, "output": output.splitlines()[-8:]}
 
     bench.note("marked cuda", measure)
 
 
-PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
-    "devices": (devices, 80),
-    "bits": (bits, 30),
-    "rates": (rates, 130),
-    "models": (models, 60),
-    "picture": (picture, 60),
-    "programs": (programs, 100),
-    "training": (training, 90),
-    "imagenet64": (imagenet64, 90),
-    "tests": (tests, 120),
+CHECKS: dict[str, Callable[[Bench], None]] = {
+    "devices": devices,
+    "bits": bits,
+    "programs": programs,
+    "tests": tests,
 }
-"""Each with the seconds that it may take at most, of a budget of 570."""
+"""Parts that measure no time: they run at once."""
 
-BUDGET = 570.0
+MEASUREMENTS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "rates": (rates, 90),
+    "models": (models, 70),
+    "training": (training, 70),
+    "picture": (picture, 60),
+    "imagenet64": (imagenet64, 50),
+    "compiled": (compiled, 30),
+}
+"""Those that do, the most telling first, and what each may take of the seconds that are
+left beside those after it: what one leaves over is theirs."""
+
+CHECKING = 170.0
+"""What the checks may take, beside the measurements."""
+
+PARTS = [*CHECKS, *MEASUREMENTS]
+BUDGET = 540.0  # of ten minutes, in which Python must start too
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -506,51 +573,95 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all")
     parser.add_argument("--tiny", action="store_true", help="only to try out the script")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.inside:
         (part,) = args.parts
-        PARTS[part][0](Bench(args.output, args.device, args.tiny))
+        work = CHECKS[part] if part in CHECKS else MEASUREMENTS[part][0]
+        work(Bench(args.output, args.device, args.tiny))
         return
     if args.device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no GPU here: --device cpu --tiny tries out the script")
-    end = time.monotonic() + args.budget
+    if missing := [name for name in NEEDED if not is_installed(name)]:
+        sys.exit(f'{" and ".join(missing)} not installed: pip install ".[eval,test,train]"')
+    # as Ctrl-C does: parts end with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     result: dict[str, Any] = {**describe(args.device), "tiny": args.tiny, "parts": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        for part in args.parts:
-            file, start = Path(folder) / f"{part}.json", time.monotonic()
-            limit = min(PARTS[part][1] * max(1.0, args.budget / BUDGET), end - start)
-            found: dict[str, Any] = {}
-            command = [sys.executable, __file__, str(file), "--inside", "--parts", part]
-            command += ["--device", str(args.device)] + ["--tiny"] * args.tiny
-            if limit < 1:
-                found["error"] = "left out: the time was up"
-            else:
-                found |= run_part(command, limit)
-            found["seconds"] = time.monotonic() - start
-            found["found"] = json.loads(file.read_text()) if file.exists() else {}
+    end = time.monotonic() + args.budget
+    options = ["--device", str(args.device)] + ["--tiny"] * args.tiny
+    measured = [part for part in args.parts if part in MEASUREMENTS]
+    rounds = [[part for part in args.parts if part in CHECKS], *([p] for p in measured)]
+    shares = [CHECKING, *(MEASUREMENTS[part][1] for part in measured)]
+    for i, parts in enumerate(rounds):
+        left = max(end - time.monotonic(), 0)
+        seconds = left * shares[i] / sum(shares[i:])
+        for part, found in run_together(parts, options, seconds):
             result["parts"][part] = found
             write_json(args.output, result)
             print(part, found.get("error", "done"), f"{found['seconds']:.0f} s", flush=True)
 
 
-def run_part(command: list[str], limit: float) -> dict[str, str]:
-    """Run a part; nothing, or how it ended."""
-    # in a session of its own: what it started ends with it
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+NEEDED = ("compressai-uqdm", "accelerate", "pytest", "tensorboard")
+"""CompressAI's programs find the first by what pip notes of it."""
+
+
+def is_installed(name: str) -> bool:
     try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.communicate()
-        return {"error": f"ended after {limit:.0f} s; what it found until then is here"}
-    if process.returncode:
-        text = output.decode(errors="replace")[-1500:]
-        return {"error": f"exit status {process.returncode}: {text}"}
-    return {}
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def run_together(
+    parts: Sequence[str], options: Sequence[str], seconds: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run parts at once; gives what each found when it ends, or when the time is up."""
+    environment = dict(os.environ)
+    if len(parts) > 1:
+        environment["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // len(parts), 1))
+    start, running = time.monotonic(), dict[str, subprocess.Popen[bytes]]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            for part in parts:
+                command = [sys.executable, __file__, str(folder / f"{part}.json")]
+                with (folder / f"{part}.log").open("wb") as log:
+                    running[part] = subprocess.Popen(
+                        [*command, "--inside", "--parts", part, *options],
+                        stdout=log,
+                        stderr=log,
+                        env=environment,
+                        start_new_session=True,  # what it starts ends with it
+                    )
+            while running:
+                is_late = time.monotonic() - start > seconds
+                for part, process in [*running.items()]:
+                    if process.poll() is None and not is_late:
+                        continue
+                    found: dict[str, Any] = {}
+                    if process.returncode is None:
+                        found["error"] = "the time was up: what it found until then is here"
+                        kill(process)
+                    elif process.returncode:
+                        log = (folder / f"{part}.log").read_text(errors="replace")
+                        found["error"] = f"exit status {process.returncode}: {log[-1500:]}"
+                    file = folder / f"{part}.json"
+                    found["seconds"] = time.monotonic() - start
+                    found["found"] = json.loads(file.read_text()) if file.exists() else {}
+                    del running[part]
+                    yield part, found
+                time.sleep(0.1)
+        finally:
+            for process in running.values():
+                kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and all that it has started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 if __name__ == "__main__":

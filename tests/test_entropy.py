@@ -16,6 +16,7 @@ from compressai_uqdm.diffusion import Step
 from compressai_uqdm.entropy_models import PixelConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
 from compressai_uqdm.entropy_models.groups import GROUPS, group
+from compressai_uqdm.entropy_models.integer import exact_floats
 from compressai_uqdm.entropy_models.lattice import split_dither
 from compressai_uqdm.entropy_models.pixels.softmax import sample_levels
 from compressai_uqdm.entropy_models.randomness import (
@@ -33,6 +34,34 @@ from compressai_uqdm.entropy_models.tables import (
 
 def digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("allowed", ["high", "medium", "tf32"])
+def test_networks_of_integers_allow_no_rounding(allowed: str) -> None:
+    """Not where the caller allows it, the older way or the newer one."""
+    products = torch.backends.cuda.matmul
+    is_newer = allowed == "tf32"
+    if is_newer and not hasattr(products, "fp32_precision"):
+        pytest.skip("this PyTorch has the older way alone")
+    before = products.fp32_precision if is_newer else torch.get_float32_matmul_precision()
+    try:
+        if is_newer:
+            products.fp32_precision = allowed
+        else:
+            torch.set_float32_matmul_precision(allowed)
+        with exact_floats():
+            # what cuBLAS asks; an error where the two ways do not agree
+            assert not products.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        if is_newer:
+            assert products.fp32_precision == allowed
+        else:
+            assert torch.get_float32_matmul_precision() == allowed and products.allow_tf32
+    finally:
+        if is_newer:
+            products.fp32_precision = before
+        else:
+            torch.set_float32_matmul_precision(before)
 
 
 def test_functions_of_tables() -> None:

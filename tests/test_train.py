@@ -413,6 +413,22 @@ def test_without_what_training_needs(tmp_path: Path) -> None:
     assert 'not there): pip install "compressai-uqdm[train]"' in done.stderr
 
 
+@pytest.mark.parametrize("trainer", ["train", "train_cosine", "train_context"])
+def test_ctrl_c_while_it_starts(trainer: str, tmp_path: Path) -> None:
+    """Which takes seconds, most of them to import PyTorch."""
+    pressed = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "torch.py").write_text(pressed)
+    arguments = ["uqdm-nano"] * (trainer == "train_context") + ["photographs", "out.npz"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"compressai_uqdm.{trainer}", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("stopped at once: ") and done.stderr.count("\n") == 1
+
+
 # ---- draws ----
 
 

@@ -118,7 +118,10 @@ def exact_floats() -> Iterator[None]:
     operations.append(torch.backends.cuda.matmul)
     settings = [op for op in operations if hasattr(op, "fp32_precision")]
     before = [setting.fp32_precision for setting in settings]
+    older = _older_precision()
     try:
+        if older != "highest":  # cuBLAS refuses to work where the two disagree
+            torch.set_float32_matmul_precision("highest")
         for setting in settings:
             setting.fp32_precision = "ieee"
         with (
@@ -128,5 +131,15 @@ def exact_floats() -> Iterator[None]:
         ):
             yield
     finally:
+        if older != "highest":
+            torch.set_float32_matmul_precision(older)
         for setting, precision in zip(settings, before):
             setting.fp32_precision = precision
+
+
+def _older_precision() -> str:
+    """What was set the older way; PyTorch no longer tells where the newer one was used."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "highest"

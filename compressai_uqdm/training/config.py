@@ -1,8 +1,9 @@
 """What a run is: all that its numbers depend on, and where they go."""
 
-from dataclasses import dataclass, field, fields
+from argparse import ArgumentParser
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 __all__ = ["Settings", "TrainingConfig", "changeable"]
 
@@ -32,6 +33,16 @@ class Settings:
                 raise ValueError(f"{option} must be at least {least}, got {value}")
             if known.type is float and not value > 0:
                 raise ValueError(f"{option} must be more than 0, got {value}")
+
+    @classmethod
+    def parse(cls, parser: ArgumentParser, argv: list[str]) -> Self:
+        """What a command line says; where it says nothing, the defaults stand."""
+        defaults = {known.name: known.default for known in fields(cls)}
+        parser.set_defaults(**{k: v for k, v in defaults.items() if v is not MISSING})
+        try:
+            return cls(**vars(parser.parse_args(argv)))
+        except ValueError as error:
+            parser.error(f"{error}")
 
     def identity(self) -> dict[str, str]:
         """What the numbers of a run depend on, as text, by name."""

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interruption", "leave_interruptions_to_the_parent"]
+__all__ = ["Interruption", "leave_interruptions_to_the_parent", "stopped_at_once"]
 
 ONE_PRESS_SECONDS = 1.0
 """Launchers pass on what the terminal sent already: so close together, it is one press."""
@@ -58,3 +61,20 @@ def leave_interruptions_to_the_parent(worker: int) -> None:
     """In a process that reads images: the one that trains ends it when it is done."""
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)
+
+
+@contextmanager
+def stopped_at_once(how_to_go_on: str) -> Iterator[None]:
+    """Where Ctrl-C ends a command with a line, not with a traceback.
+
+    What takes seconds to import belongs inside, too.
+
+    Raises:
+        SystemExit: with 128 and the signal's number, as of a program that does not
+            handle it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped at once: {how_to_go_on}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
