@@ -380,16 +380,28 @@ class CosineConditional(UniformNoiseConditional):
         scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
         means = torch.empty(0)
 
-        def prior(state: Tensor) -> tuple[Tensor, Tensor]:
-            out = group.look(state.double()).double()
-            entry = (out[:, n:] * entries + base[channels]) * scale
-            location = rounded(out[:, :n] * points[channels], scale)
-            return location, rounded(entry.clamp(-0.25, 127.25))
+        def look(colour: int, channels: slice, group: Group) -> tuple[Tensor, Tensor]:
+            n, found = channels.stop - channels.start, []
+            for state in states[colour].split(AT_ONCE):
+                out = group.look(state.double()).double()
+                entry = (out[:, n:] * entries + base[channels]) * scale
+                location = rounded(out[:, :n] * points[channels], scale)
+                found.append((location, rounded(entry.clamp(-0.25, 127.25))))
+            locations, indexes = zip(*found)
+            return torch.cat(locations), torch.cat(indexes)
+
+        def spread(colour: int, group: Group, features: Tensor) -> None:
+            for name, around, state in (
+                ("own", board.own[colour], states[colour]),
+                ("cross", board.cross[colour], states[1 - colour]),
+            ):
+                for first in range(0, len(state), AT_ONCE):
+                    some = slice(first, first + AT_ONCE)
+                    sums = group.spread(name, features, around[some])
+                    state[some].add_(sums.to(dtype))
 
         for colour, channels, group in self.steps():
-            n = channels.stop - channels.start
-            found = zip(*(prior(part) for part in states[colour].split(AT_ONCE)))
-            location, index = (torch.cat(parts) for parts in found)
+            location, index = look(colour, channels, group)
             if channels.start < N_COLOURS and colour == 1:
                 # the mean of a block is near that of the four around it
                 weights = rounded(self.neighbours[channels.start], 2.0**WEIGHT_BITS)
@@ -401,15 +413,9 @@ class CosineConditional(UniformNoiseConditional):
                 if channels.start < N_COLOURS and colour == 0:
                     means = self._means(location, (values - location) * sent, index, board)
                 features = _features(location, values, sent)
-            del location, index, values, sent
-            for name, around, state in (
-                ("own", board.own[colour], states[colour]),
-                ("cross", board.cross[colour], states[1 - colour]),
-            ):
-                for first in range(0, len(state), AT_ONCE):
-                    some = slice(first, first + AT_ONCE)
-                    sums = group.spread(name, features, around[some])
-                    state[some].add_(sums.to(dtype))
+            del location, index, values, sent  # what is kept of a step takes memory
+            spread(colour, group, features)
+            del features
 
     def _means(
         self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
