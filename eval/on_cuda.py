@@ -220,7 +220,7 @@ def integers(net: CosineUQDM, x: Tensor, seed: int) -> Iterator[tuple[str, Tenso
     encoder = Encoder(image_to_levels(x), seed, net.portable)
     for latent in net.walk(encoder, net.n_stages - 1):
         assert latent.known is not None
-        yield from zip(KINDS, (latent.known.entries, latent.known.locations))
+        yield from zip(KINDS, (latent.known.entries, latent.known.offsets))
 
 
 @torch.no_grad()

@@ -24,11 +24,11 @@ import compressai_uqdm
 
 from compressai_uqdm import CosineConfig, CosineUQDM, DamagedStringError
 from compressai_uqdm.basis import BLOCK, GROUPS, from_cosines, to_cosines
+from compressai_uqdm.entropy_models import refit
 from compressai_uqdm.entropy_models.latents import cosine
 from compressai_uqdm.entropy_models.latents.cosine import CosineConditional, Group
 from compressai_uqdm.entropy_models.nested import POINTS, draw_grids, finest_cells
 from compressai_uqdm.entropy_models.pixels import cosine as pixels
-from compressai_uqdm.entropy_models.pixels import refit
 from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.zoo import RECIPES
 

@@ -416,8 +416,12 @@ def test_without_what_training_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trainer", ["train", "train_cosine", "train_context"])
 def test_ctrl_c_while_it_starts(trainer: str, tmp_path: Path) -> None:
     """Which takes seconds, most of them to import PyTorch."""
-    pressed = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
-    (tmp_path / "torch.py").write_text(pressed)
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\n"
+        # shells start what is in the background without it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    )
     arguments = ["uqdm-nano"] * (trainer == "train_context") + ["photographs", "out.npz"]
     done = subprocess.run(
         [sys.executable, "-m", f"compressai_uqdm.{trainer}", *arguments],
