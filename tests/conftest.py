@@ -1,6 +1,8 @@
 """What all tests share, and word of those that were left out."""
 
 import os
+import subprocess
+import sys
 
 from collections import Counter
 from collections.abc import Iterator
@@ -46,6 +48,32 @@ def squares(photograph: Image.Image) -> np.ndarray:
     order = np.random.default_rng(0).permutation(len(places))[:48]
     cut = [photograph.crop((x, y, x + 64, y + 64)) for x, y in (places[i] for i in order)]
     return np.stack([np.asarray(image) for image in cut])
+
+
+# ---- processes ----
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Python as ``sys.executable``, whose processes have PyTorch already."""
+    folder, prepared = tmp_path_factory.mktemp("python"), TESTS / "prepared.py"
+    program = folder / "python"
+    # as light as Python can be: it passes on what it is asked for
+    ask = f'exec "{sys.executable}" -S -E "{prepared}" "{folder}/socket" "$@"'
+    program.write_text(f"#!/bin/sh\n{ask}\n")
+    program.chmod(0o755)
+    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    server = subprocess.Popen(
+        [sys.executable, str(prepared), "serve", f"{folder}/socket"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    assert server.stdout and server.stdout.readline() == b"ready\n"
+    yield str(program)
+    server.kill()
+    server.wait()
 
 
 # ---- weights and values, which are not ----

@@ -45,7 +45,7 @@ def test_lossless_and_prefixes(
 
 @pytest.mark.slow
 def test_lossless_and_prefixes_larger(net: UQDM, whole: torch.Tensor) -> None:
-    check_round_trips(net, whole, (65, 129), 2)
+    check_round_trips(net, whole, (65, 129), 1)
 
 
 def check_round_trips(
@@ -324,17 +324,17 @@ def damage(strings: list[bytes], rng: random.Random) -> list[bytes]:
 
 @pytest.mark.slow
 def test_damaged_strings(net: UQDM, whole: torch.Tensor) -> None:
-    """2,000 cases: a ValueError, or unharmed; never a wrong picture."""
+    """1,000 cases: a ValueError, or unharmed; never a wrong picture."""
     x = whole[:, :, 100:106, 200:208]
     net.quality = net.n_stages
     strings = [s[0] for s in net.compress(x)["strings"]]
     rng = random.Random(0)
     refused = 0
-    for _ in range(2000):
+    for _ in range(1000):
         damaged = damage(strings, rng)
         if damaged == strings[: len(damaged)]:
             continue
         with pytest.raises(ValueError, match="stage"):
             net.decompress([[s] for s in damaged], (6, 8))
         refused += 1
-    assert refused > 1800
+    assert refused > 900

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -35,8 +34,10 @@ def folder(
     return tmp_path
 
 
-def uqdm(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "compressai_uqdm", *arguments]
+def uqdm(
+    *arguments: str, python: str = sys.executable, **options: object
+) -> subprocess.CompletedProcess[bytes]:
+    command = [python, "-m", "compressai_uqdm", *arguments]
     return subprocess.run(command, capture_output=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
@@ -370,15 +371,15 @@ def test_limits_that_change_nothing_or_are_missed(
 
 
 @pytest.mark.slow
-def test_pipes(folder: Path) -> None:
+def test_pipes(folder: Path, python: str) -> None:
     encoded = uqdm("encode", "-", "-", "--stage", "2", input=Path("a.png").read_bytes())
     assert encoded.returncode == 0 and encoded.stderr == b""
-    decoded = uqdm("decode", "-", "-", input=encoded.stdout)
+    decoded = uqdm("decode", "-", "-", python=python, input=encoded.stdout)
     assert decoded.returncode == 0 and decoded.stderr == b""
     assert Image.open(io.BytesIO(decoded.stdout)).size == (24, 16)
     cut = uqdm("truncate", "-", "-", "--stage", "1", input=encoded.stdout)
     assert cut.returncode == 0 and encoded.stdout.startswith(cut.stdout)
-    wrong = uqdm("decode", "-", "-", input=b"something")
+    wrong = uqdm("decode", "-", "-", python=python, input=b"something")
     assert wrong.returncode == 1 and wrong.stdout == b""
     assert wrong.stderr == b"uqdm: standard input: not a .uqdm file: it begins otherwise\n"
     reader, writer = os.pipe()
@@ -516,7 +517,7 @@ class Refusing(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hub", ["refuses", "hangs up"])
-def test_weights_without_a_network(folder: Path, hub: str) -> None:
+def test_weights_without_a_network(folder: Path, python: str, hub: str) -> None:
     """The Hub is asked once a run, and a line or two tell what to do."""
     server = Refusing()
     port = server.listener.getsockname()[1]
@@ -530,7 +531,8 @@ def test_weights_without_a_network(folder: Path, hub: str) -> None:
     os.mkdir("photographs")
     for name in ("a", "b", "c"):
         Image.open("a.png").save(f"photographs/{name}.png")
-    done = uqdm("encode", "photographs", "out", "--model", "uqdm-tiny", env=environment)
+    options = {"python": python, "env": environment}
+    done = uqdm("encode", "photographs", "out", "--model", "uqdm-tiny", **options)
     (line,) = done.stderr.decode().splitlines()
     assert done.returncode == 1 and line.startswith("uqdm: no weights for uqdm-tiny; ")
     assert "set COMPRESSAI_UQDM_ZOO to a folder" in line
@@ -543,7 +545,7 @@ def test_weights_without_a_network(folder: Path, hub: str) -> None:
     Path("out/a.uqdm").write_bytes(other)
     assert main(["encode", "a.png", "out/b.uqdm", "--stage", "1"]) == 0
     Path("out/c.uqdm").write_bytes(other)
-    done = uqdm("decode", "out", "back", env=environment)
+    done = uqdm("decode", "out", "back", **options)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 1 and os.listdir("back") == ["b.png"]
     starts = [f"uqdm: out/{name}.uqdm: no weights for uqdm-tiny; " for name in "ac"]
@@ -566,20 +568,27 @@ def test_killed_while_encoding(folder: Path, photograph: Image.Image) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["truncate", "encode"])
-def test_full_disk(folder: Path, command: str) -> None:
+def test_full_disk(folder: Path, python: str, command: str) -> None:
     """A limit on the size of files stands in for a disk with no room."""
     source, options = "a.png", ["--force"]
     if command == "truncate":
         source, options = str(Path(__file__).parent / "data/v2-rgb.uqdm"), ["--stage", "5"]
 
-    def no_room() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+    no_room = (
+        "import resource, signal, sys; from compressai_uqdm.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+
+    def uqdm(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [python, "-c", no_room, command, source, *arguments, *options]
+        return subprocess.run(line, capture_output=True, text=True)
 
     Path("old.uqdm").write_text("old")
-    done = uqdm(command, source, "new.uqdm", *options, preexec_fn=no_room)
-    assert done.returncode == 1 and b"File too large" in done.stderr
-    done = uqdm(command, source, "old.uqdm", *options, "--force", preexec_fn=no_room)
-    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    done = uqdm("new.uqdm")
+    assert done.returncode == 1 and "File too large" in done.stderr
+    done = uqdm("old.uqdm", "--force")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert sorted(os.listdir(".")) == ["a.png", "old.uqdm"]
     assert Path("old.uqdm").read_text() == "old"

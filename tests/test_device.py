@@ -21,6 +21,8 @@ from training_runs import make_folder
 
 from compressai_uqdm import UQDM, VDM, CosineUQDM, StreamingDecoder, cli
 from compressai_uqdm.codec import coders, latent
+from compressai_uqdm.denoisers.picture import PictureNetwork
+from compressai_uqdm.entropy_models.latents.cosine import Known
 from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
 from compressai_uqdm.entropy_models.lattice import LatticePoints
 from compressai_uqdm.files.decoding import decode
@@ -175,16 +177,20 @@ def leave_out(patch: pytest.MonkeyPatch, owner: Any, name: str, text: str) -> No
     patch.setattr(owner, name, names[name])
 
 
-LEFT_OUT: dict[str, tuple[Any, str, str]] = {
-    "symbols": (UniformNoiseConditional, "encode", ".cpu()"),
-    "values decoded": (UniformNoiseConditional, "decode", ".to(M.device)"),
-    "checksum": (coders.Encoder, "latents", ".cpu()"),
-    "levels": (coders.Encoder, "pixels", ".cpu()"),
-    "levels decoded": (coders.Decoder, "pixels", ".to(latent.z.device)"),
-    "dither": (latent, "from_lattice", ".to(Z.device)"),
-    "tables": (UniformNoiseConditional, "array", ".cpu()"),
-    "positions": (LatticePoints, "integers", ".cpu()"),
-    "pixels in training": (uqdm, "bound", ".to(x.device)"),
+LEFT_OUT: dict[str, tuple[str, Any, str, str]] = {
+    "symbols": ("uqdm-nano", UniformNoiseConditional, "encode", ".cpu()"),
+    "values decoded": ("uqdm-nano", UniformNoiseConditional, "decode", ".to(M.device)"),
+    "checksum": ("uqdm-nano", coders.Encoder, "latents", ".cpu()"),
+    "levels": ("uqdm-nano", coders.Encoder, "pixels", ".cpu()"),
+    "levels decoded": ("uqdm-nano", coders.Decoder, "pixels", ".to(latent.z.device)"),
+    "dither": ("uqdm-nano", latent, "from_lattice", ".to(Z.device)"),
+    "tables": ("uqdm-nano", UniformNoiseConditional, "array", ".cpu()"),
+    "positions": ("uqdm-nano", LatticePoints, "integers", ".cpu()"),
+    "pixels in training": ("uqdm-nano", uqdm, "bound", ".to(x.device)"),
+    "grids": ("uqdm-photo", CosineUQDM, "first_latent", ".to(device)"),
+    "cells": ("uqdm-photo", CosineUQDM, "advance", ".cpu()"),
+    "moments": ("uqdm-photo", Known, "moments", ".cpu()"),
+    "weights of a network of integers": ("uqdm-photo", PictureNetwork, "layers", ".cpu()"),
 }
 
 
@@ -192,15 +198,16 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
 def test_what_is_left_out_is_found(
     place: str, images: Tensor, pretended: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, x = moved("uqdm-nano", pretended), images.to(pretended)
+    name, *left_out = LEFT_OUT[place]
+    net, x = moved(name, pretended), images.to(pretended)
 
     def use() -> None:
         strings, shape = net.compress(x[:1]).values()
-        x_hat = net.decompress(strings, shape)["x_hat"]
+        x_hat = net.decompress(strings, shape, progressive=True)["x_hat"]
         assert is_pretended(x_hat.device)
         net.train()(x)
 
-    leave_out(monkeypatch, *LEFT_OUT[place])
+    leave_out(monkeypatch, *left_out)
     with pytest.raises((RuntimeError, AssertionError)):
         use()
 

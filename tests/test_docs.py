@@ -1,8 +1,8 @@
 """The documentation's programs, as they stand there, and its notebook."""
 
+import os
 import re
 import subprocess
-import sys
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParse
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
-UQDM = f'uqdm() {{ "{sys.executable}" -m compressai_uqdm "$@"; }}'
+UQDM = 'uqdm() { python -m compressai_uqdm "$@"; }'
 """The command of the package that is tested, whichever is installed."""
 
 
@@ -48,10 +48,11 @@ PAGES = {page: page.read_text() for page in sorted(DOCS.rglob("*.md"))}
 
 @pytest.fixture
 def folder(
-    photograph: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photograph: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> Path:
     """What a reader has: the sources, and photographs of their own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(python).parent), prepend=os.pathsep)
     for name in ("eval", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     photograph.crop((200, 100, 264, 148)).save("photo.png")

@@ -201,23 +201,6 @@ def test_results_kept_here_agree_too(shared: Path) -> None:
     check_against_published(results, shared / "reference/kodak_box64_first48_ema.json")
 
 
-@pytest.mark.slow
-def test_all_of_it_from_one_command(patches: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    program = [EVAL / "all.sh", patches, output, "uqdm-nano"]
-    done = subprocess.run(
-        program, env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    names = {file.name for file in output.iterdir()}
-    assert names >= {"uqdm-nano-denoise.json", "jpeg_xl.json", "curves.svg", "report.html"}
-    page = (output / "report.html").read_text()
-    assert "uqdm-nano (flow_based)" in page and "JPEG XL" in page
-    done = subprocess.run([EVAL / "all.sh", patches], capture_output=True, text=True)
-    assert done.returncode == 2 and "usage:" in done.stderr
-
-
 # ---- interruption, several processes, other runs ----
 
 
@@ -251,8 +234,10 @@ evaluate.main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on(whole: dict[str, Any], patches: Path, tmp_path: Path) -> None:
-    program = [sys.executable, "-c", KILLED_AT_THE_SECOND_IMAGE, str(patches)]
+def test_killed_run_goes_on(
+    whole: dict[str, Any], patches: Path, tmp_path: Path, python: str
+) -> None:
+    program = [python, "-c", KILLED_AT_THE_SECOND_IMAGE, str(patches)]
     done = subprocess.run(
         [*program, "uqdm-nano", "uqdm-nano-ctx", "--output", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": f"{EVAL}:{os.environ.get('PYTHONPATH', '')}"},
@@ -324,9 +309,9 @@ def test_models_that_cannot_be_had(patches: Path, tmp_path: Path) -> None:
         main(f"uqdm-nano={tmp_path}/nowhere.pt")
 
 
-def test_message_of_the_program(tmp_path: Path) -> None:
+def test_message_of_the_program(tmp_path: Path, python: str) -> None:
     done = subprocess.run(
-        [*command(tmp_path / "nowhere", tmp_path, sys.executable)],
+        command(tmp_path / "nowhere", tmp_path, python),
         capture_output=True,
         text=True,
     )

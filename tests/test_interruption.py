@@ -33,11 +33,11 @@ RECORDS = ("--log-every", 10, "--checkpoint-every", 1000)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
     """A folder with photographs, a configuration, and a whole run in ``whole``."""
     folder = tmp_path_factory.mktemp("interruption")
     make_folder(folder)
-    run(command(folder, "whole", *RECORDS))
+    run(command(folder, "whole", *RECORDS), python=python)
     return folder
 
 
@@ -115,10 +115,10 @@ def test_a_second_ctrl_c_does_not_wait(work: Path) -> None:
     assert not (work / "in a hurry/checkpoint.pt").exists()
 
 
-def test_stopped_while_testing(work: Path) -> None:
+def test_stopped_while_testing(work: Path, python: str) -> None:
     """A test is left at once, and made anew."""
     options = ("--steps", 4, "--test-every", 2, "--test-images", 12)
-    run(command(work, "tested", *options))
+    run(command(work, "tested", *options), python=python)
     arguments = command(work, "untested", *options)
     child = on_a_terminal(arguments)
     child.expect("testing: ")
@@ -127,12 +127,12 @@ def test_stopped_while_testing(work: Path) -> None:
     status, rest = read_to_the_end(child)
     assert status == 128 + signal.SIGTERM and "Traceback" not in rest
     assert held_out_steps(lines(work / "untested")) == []
-    run(arguments)
+    run(arguments, python=python)
     assert lines(work / "untested") == lines(work / "tested")
     assert held_out_steps(lines(work / "untested")) == [2, 4]
 
 
-def test_checkpoints_by_time(work: Path) -> None:
+def test_checkpoints_by_time(work: Path, python: str) -> None:
     """A run that is killed loses minutes, however long its steps take."""
     arguments = command(work, "killed", *RECORDS, "--checkpoint-minutes", 1e-9)
     started = start(arguments)
@@ -140,7 +140,7 @@ def test_checkpoints_by_time(work: Path) -> None:
     started.send_signal(signal.SIGKILL)
     started.communicate()
     assert 3 <= load(work / "killed")["step"] < STEPS
-    assert f"resuming {work / 'killed'} at step" in run(arguments)
+    assert f"resuming {work / 'killed'} at step" in run(arguments, python=python)
     assert lines(work / "killed") == lines(work / "whole")
 
 

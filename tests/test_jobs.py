@@ -14,6 +14,8 @@ import pytest
 
 from PIL import Image
 
+from compressai_uqdm import load
+
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parent.parent
@@ -66,21 +68,23 @@ def files(folder: str) -> dict[str, bytes]:
 def test_the_same_files_whatever_the_number(folder: Path, model: str) -> None:
     """One process, two, and two of torchrun's; what is wrong stops none of them."""
     ways = {"1": "--jobs 1", "2": "--jobs 2", "launched": ""}
+    if model != "uqdm-photo":  # what is launched does not depend on it
+        del ways["launched"]
     told = []
     for name, jobs in ways.items():
         done = run(f"encode in coded{name} {jobs} --model {model}", name == "launched")
         assert done.returncode == 1
         assert "uqdm: in/none.png: no picture that Pillow can read" in done.stderr
         told.append(sorted(line.rsplit(";", 1)[0] for line in done.stdout.splitlines()))
-    assert told[0] == told[1] == told[2] and len(told[0]) == 5
-    assert files("coded1") == files("coded2") == files("codedlaunched")
+    assert all(lines == told[0] for lines in told) and len(told[0]) == 5
+    assert all(files(f"coded{name}") == files("coded1") for name in ways)
     assert len(files("coded1")) == 5
     if model != "uqdm-photo":
         return
-    for name, jobs in ways.items():
-        done = run(f"decode coded1 back{name} {jobs}", name == "launched")
+    for name in ("1", "2"):
+        done = run(f"decode coded1 back{name} --jobs {name}")
         assert done.returncode == 0, done.stderr
-    assert files("back1") == files("back2") == files("backlaunched")
+    assert files("back1") == files("back2")
     assert len(files("back1")) == 5
 
 
@@ -158,7 +162,7 @@ def test_interrupted(
         assert "Traceback" not in child.before and "Error" not in child.before
         assert all(name.endswith(".uqdm") for name in os.listdir("out"))
     for path in Path("out").glob("*.uqdm"):
-        assert run(f"verify {path}").stdout.count("exact") == 1
+        assert load(path).exact
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")

@@ -27,7 +27,7 @@ def program(start: str) -> str:
 
 
 @pytest.mark.slow
-def test_commands(photograph: Image.Image, tmp_path: Path) -> None:
+def test_commands(photograph: Image.Image, tmp_path: Path, python: str) -> None:
     """Those of ``uqdm``, in the order of the page."""
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.S)
     commands = "".join(blocks).replace("pip install . && ", "")
@@ -36,7 +36,7 @@ def test_commands(photograph: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     for name in ("photo", "photographs/a", "photographs/b"):
         photograph.crop((200, 100, 232, 124)).save(tmp_path / f"{name}.png")
-    function = f'uqdm() {{ "{sys.executable}" -m compressai_uqdm "$@"; }}'
+    function = f'uqdm() {{ "{python}" -m compressai_uqdm "$@"; }}'
     done = subprocess.run(
         ["bash", "-c", "\n".join(["set -e", function, *lines])],
         cwd=tmp_path,

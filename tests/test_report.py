@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
 from html.parser import HTMLParser
@@ -29,25 +28,26 @@ REPOSITORY = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.fixture
-def images(squares: np.ndarray, tmp_path: Path) -> Path:
-    file = tmp_path / "patches.npy"
+@pytest.fixture(scope="module")
+def images(squares: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "patches.npy"
     np.save(file, squares[:4, :40, :48])
     return file
 
 
-@pytest.fixture
-def folder(images: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(images: Path) -> Path:
     about = ImageSet(images).describe()
     ours = result("uqdm-tiny (denoise)", 1.25, images=about, lossless_bpp=12.5)
     ours["results"] |= {"encoding_time": [1.0, 2, 3, 4], "decoding_time": [0.0001] * 4}
     jpeg = result("JPEG", images=about, description="with <b>tags</b> & such")
     png = result("PNG", images=about, lossless_bpp=13.0, results={"bpp": []})
     bpg = {"name": "BPG", "images": about, "missing": "the program bpgenc"}
-    (tmp_path / "results").mkdir()
+    results = images.parent / "results"
+    results.mkdir()
     for i, data in enumerate((ours, jpeg, png, bpg)):
-        (tmp_path / f"results/{i}.json").write_text(json.dumps(data))
-    return tmp_path / "results"
+        (results / f"{i}.json").write_text(json.dumps(data))
+    return results
 
 
 class Page(HTMLParser):
@@ -76,7 +76,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(folder: Path, images: Path) -> Path:
     file = folder.parent / "page.html"
     options = ["--images", str(images), "--model", "uqdm-nano", "--pictures", "2"]
@@ -174,9 +174,9 @@ def test_any_cuts_and_large_pictures(folder: Path) -> None:
     assert "</script>" not in json.dumps(shown.data)
 
 
-def test_without_pictures(folder: Path) -> None:
-    report.main([str(folder), str(folder / "page.html")])
-    shown = Page((folder / "page.html").read_text())
+def test_without_pictures(folder: Path, tmp_path: Path) -> None:
+    report.main([str(folder), str(tmp_path / "page.html")])
+    shown = Page((tmp_path / "page.html").read_text())
     assert shown.data["pictures"] == [] and not shown.all("img")
     # the anchor is none of ours
     (chosen,) = [a for a in shown.all("option") if "selected" in a]
@@ -184,7 +184,7 @@ def test_without_pictures(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_whole_evaluation_of_two_images(tmp_path: Path) -> None:
+def test_whole_evaluation_of_two_images(tmp_path: Path, python: str) -> None:
     """As a newcomer tries it: few images, small ones, and the packaged model."""
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -193,11 +193,10 @@ def test_whole_evaluation_of_two_images(tmp_path: Path) -> None:
         fine = coarse.resize((40, 36), Image.Resampling.BICUBIC)
         fine.save(tmp_path / f"images/{name}.png")
     results = tmp_path / "results"
-    here = Path(sys.executable).parent
     offline = {
         **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
         "TORCH_HOME": str(tmp_path / "no weights of others"),
-        "PATH": os.pathsep.join([str(here), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(Path(python).parent), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
@@ -208,9 +207,12 @@ def test_whole_evaluation_of_two_images(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (results / "curves.svg").stat().st_size > 0
+    done = subprocess.run([REPOSITORY / "eval/all.sh"], capture_output=True, text=True)
+    assert done.returncode == 2 and "usage:" in done.stderr
     shown = Page((results / "report.html").read_text())
     assert "images: 2 images" in shown.texts
-    for name in ("uqdm-nano (denoise)", "JPEG 2000", "PNG"):
+    names = ("uqdm-nano (denoise)", "uqdm-nano (flow_based)", "JPEG 2000", "JPEG XL", "PNG")
+    for name in names:
         assert name in shown.texts
     pictures = shown.data["pictures"]
     assert [picture["name"] for picture in pictures] == ["a.png", "b.png"]

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 
 from pathlib import Path
 
@@ -279,13 +278,13 @@ def test_weights_run_with_any_number_of_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eval_model(tmp_path: Path) -> None:
+def test_eval_model(tmp_path: Path, python: str) -> None:
     """CompressAI's program estimates its rate, and shows why it cannot code."""
     (tmp_path / "images").mkdir()
     array = (pictures(1, 192)[0] * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
     Image.fromarray(array).save(tmp_path / "images/picture.png")
     torch.save(small(T=3).state_dict(), tmp_path / "vdm.pt")
-    program = [sys.executable, "-m", "compressai.utils.eval_model", "checkpoint", "images"]
+    program = [python, "-m", "compressai.utils.eval_model", "checkpoint", "images"]
     program += ["-a", "vdm-tiny", "-p", "vdm.pt"]
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:

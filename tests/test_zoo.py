@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,14 +39,14 @@ WRONG = RESULTS / "portability.json"
 
 
 def run_python(
-    code: str, *arguments: str, **environment: str
+    code: str, *arguments: str, python: str = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, where it finds our package but not imported."""
     dropped = ("COMPRESSAI_UQDM_ZOO", "HF_", "PYTHONPATH", "TORCH_DEVICE_BACKEND")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     path = [environment.pop("PYTHONPATH", ""), str(Path(__file__).parent.parent)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [python, "-c", code, *arguments],
         env={
             **inherited,
             "NO_PROXY": "127.0.0.1,localhost",
@@ -252,12 +252,20 @@ except Exception as error:
 """
 
 
-def load(name: str, hub: Hub | str, home: Path, **environment: str) -> tuple[str, Any]:
+Load = Callable[..., tuple[str, Any]]
+
+
+@pytest.fixture
+def load(python: str) -> Load:
     """Type and sum of the weights of a model of the zoo, or error and message."""
-    endpoint = hub if isinstance(hub, str) else hub.endpoint
-    done = run_python(LOAD, name, HF_ENDPOINT=endpoint, HF_HOME=str(home), **environment)
-    kind, value = json.loads(done.stdout)
-    return kind, value
+
+    def load(name: str, hub: Hub | str, home: Path, **environment: str) -> tuple[str, Any]:
+        environment |= {"HF_ENDPOINT": hub if isinstance(hub, str) else hub.endpoint}
+        done = run_python(LOAD, name, python=python, HF_HOME=str(home), **environment)
+        kind, value = json.loads(done.stdout)
+        return kind, value
+
+    return load
 
 
 def sum_of_weights(net: UQDM) -> float:
@@ -287,7 +295,7 @@ def write_published(folder: Path, config: UQDMConfig) -> UQDM:
 
 
 @pytest.mark.slow
-def test_download_and_cache(hub: Hub, tmp_path: Path) -> None:
+def test_download_and_cache(load: Load, hub: Hub, tmp_path: Path) -> None:
     """Of weights whose digest is not known; what they hold does not matter."""
     net = write_published(tmp_path / "made", PUBLISHED["uqdm-small"])
     hub.add_folder(REPOSITORY, tmp_path / "made", "checkpoints/uqdm-small/")
@@ -313,7 +321,7 @@ def check_not_found(loaded: tuple[str, Any], name: str, *said: str) -> None:
 
 
 @pytest.mark.slow
-def test_missing_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_missing_on_the_hub(load: Load, hub: Hub, tmp_path: Path) -> None:
     zoo = {"COMPRESSAI_UQDM_ZOO": str(tmp_path / "zoo")}
     loaded = load("uqdm-tiny", hub, tmp_path / "home", **zoo)
     check_not_found(loaded, "uqdm-tiny", str(tmp_path / "zoo/uqdm-tiny"), "404")
@@ -329,7 +337,7 @@ def unused_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["no server", "offline", "bad endpoint"])
-def test_no_network(tmp_path: Path, trouble: str) -> None:
+def test_no_network(load: Load, tmp_path: Path, trouble: str) -> None:
     nowhere = f"http://127.0.0.1:{unused_port()}"
     home = tmp_path / "home"
     if trouble == "offline":
@@ -342,7 +350,7 @@ def test_no_network(tmp_path: Path, trouble: str) -> None:
 
 
 @pytest.mark.slow
-def test_download_that_breaks_off(hub: Hub, tmp_path: Path) -> None:
+def test_download_that_breaks_off(load: Load, hub: Hub, tmp_path: Path) -> None:
     write_published(tmp_path / "made", PUBLISHED["uqdm-small"])
     hub.add_folder(REPOSITORY, tmp_path / "made", "checkpoints/uqdm-small/")
     hub.cut = True
@@ -352,7 +360,7 @@ def test_download_that_breaks_off(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_download(hub: Hub, published: Path, tmp_path: Path) -> None:
+def test_damaged_download(load: Load, hub: Hub, published: Path, tmp_path: Path) -> None:
     """Its digest is known, so the file is told from the published one."""
     hub.add_folder(REPOSITORY, published, "checkpoints/uqdm-tiny/")
     good = (published / "checkpoint.pt").read_bytes()
@@ -463,7 +471,7 @@ def test_card_without_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_pretrained_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_from_pretrained_on_the_hub(hub: Hub, tmp_path: Path, python: str) -> None:
     net = UQDM(SMALL)
     net.update()
     net.save_pretrained(tmp_path / "saved")
@@ -474,7 +482,8 @@ from compressai_uqdm import UQDM
 UQDM.from_pretrained("someone/some-uqdm").save_pretrained(sys.argv[1])
 """
     home = str(tmp_path / "home")
-    run_python(code, str(tmp_path / "again"), HF_ENDPOINT=hub.endpoint, HF_HOME=home)
+    options = {"python": python, "HF_ENDPOINT": hub.endpoint, "HF_HOME": home}
+    run_python(code, str(tmp_path / "again"), **options)
     again = UQDM.from_pretrained(tmp_path / "again")
     check_same(net, again)
     assert not again.update()
@@ -492,7 +501,11 @@ print(codes)
 
 @pytest.mark.slow
 def test_command_with_a_repository(
-    hub: Hub, tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+    hub: Hub,
+    tmp_path: Path,
+    photograph: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    python: str,
 ) -> None:
     """--model takes what was pushed to the Hub, or saved, and files know it by its name."""
     monkeypatch.chdir(tmp_path)
@@ -511,6 +524,7 @@ def test_command_with_a_repository(
         "decode u.uqdm u.png --model uqdm",
         "decode c.uqdm no.png",
         "encode a.png no.uqdm --model someone/nothing",
+        python=python,
         HF_ENDPOINT=hub.endpoint,
         HF_HOME=str(tmp_path / "home"),
     )

@@ -39,13 +39,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, **cpu}
 
 
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], processes: int = 1, python: str = sys.executable
+) -> subprocess.Popen[str]:
     program = ["-m", "compressai_uqdm.train", *arguments]
     if processes > 1:
         spread = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         program = [*spread, str(processes), *program]
     return subprocess.Popen(
-        [sys.executable, *program],
+        [python, *program],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -53,8 +55,8 @@ def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def run(arguments: list[str], processes: int = 1) -> str:
-    status, output = finish(start(arguments, processes))
+def run(arguments: list[str], processes: int = 1, python: str = sys.executable) -> str:
+    status, output = finish(start(arguments, processes, python))
     assert status == 0, output
     return output
 
