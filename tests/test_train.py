@@ -48,11 +48,11 @@ from compressai_uqdm.training.state import ema_decay
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
     """A folder with photographs, a configuration, and a whole run in ``reference``."""
     folder = tmp_path_factory.mktemp("training")
     make_folder(folder)
-    run(command(folder, "reference"))
+    run(command(folder, "reference"), python=python)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_losses_do_not_change(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(work: Path) -> None:
+def test_killed_and_resumed(work: Path, python: str) -> None:
     """The same numbers, bit for bit, whenever and however a run was ended."""
     arguments, folder = command(work, "killed"), work / "killed"
     started, metrics = start(arguments), folder / "metrics.jsonl"
@@ -109,7 +109,7 @@ def test_killed_and_resumed(work: Path) -> None:
     with metrics.open("a") as file:  # as if in the middle of a line
         file.write('{"step": 40, "lo')
 
-    output = run(arguments)
+    output = run(arguments, python=python)
     assert f"resuming {folder} at step" in output
     assert lines(folder) == lines(work / "reference")
     resumed, expected = load(folder), load(work / "reference")
@@ -136,7 +136,7 @@ def test_records_do_not_tell_of_interruptions(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(work: Path) -> None:
+def test_two_processes(work: Path, python: str) -> None:
     """The same losses as one, and one goes on where two left off."""
     options = ("--steps", 20, "--checkpoint-every", 20)
     run(command(work, "two", *options), processes=2)
@@ -144,7 +144,7 @@ def test_two_processes(work: Path) -> None:
     assert list(found) == list(range(1, 21))
     for step, loss in found.items():
         assert loss == pytest.approx(expected[step], abs=1e-5), step
-    run(command(work, "two"))
+    run(command(work, "two"), python=python)
     found = losses(work / "two")
     assert list(found) == list(expected)
     assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-4)
@@ -238,14 +238,14 @@ def test_average_is_the_published_one(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eval_model_reads_it(work: Path, tmp_path: Path) -> None:
+def test_eval_model_reads_it(work: Path, tmp_path: Path, python: str) -> None:
     image = Image.open(work / "held out/a.png").resize((192, 192))  # for its MS-SSIM
     (tmp_path / "images").mkdir()
     image.save(tmp_path / "images/a.png")
     file = work / "reference/checkpoint.pt"
     program = ["-m", "compressai.utils.eval_model", "checkpoint", tmp_path / "images"]
     done = subprocess.run(
-        [sys.executable, *map(str, program), "-a", "uqdm-tiny", "-p", str(file)],
+        [python, *map(str, program), "-a", "uqdm-tiny", "-p", str(file)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
