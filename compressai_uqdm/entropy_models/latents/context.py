@@ -213,7 +213,10 @@ class ContextTables:
         outputs: np.ndarray,
         indexes: np.ndarray,
     ) -> refit.Cells:
-        """Values, ``[m]``, as the network places them, in units of the noise's width."""
+        """Values, ``[m]``, as the network places them, in units of the noise's width.
+
+        G counts as logistic, of its deviation, for all that they serve is a fit.
+        """
         values = torch.from_numpy(residual / LATTICE)
         units = torch.from_numpy(self.deviation[indexes])
         log_scales = torch.from_numpy(self._log_logistic[indexes])
