@@ -187,7 +187,7 @@ LEFT_OUT: dict[str, tuple[str, Any, str, str]] = {
     "tables": ("uqdm-nano", UniformNoiseConditional, "array", ".cpu()"),
     "positions": ("uqdm-nano", LatticePoints, "integers", ".cpu()"),
     "pixels in training": ("uqdm-nano", uqdm, "bound", ".to(x.device)"),
-    "grids": ("uqdm-photo", CosineUQDM, "first_latent", ".to(device)"),
+    "grids": ("uqdm-photo", CosineUQDM, "_finest", ".to(x.device)"),
     "cells": ("uqdm-photo", CosineUQDM, "advance", ".cpu()"),
     "moments": ("uqdm-photo", Known, "moments", ".cpu()"),
     "weights of a network of integers": ("uqdm-photo", PictureNetwork, "layers", ".cpu()"),
