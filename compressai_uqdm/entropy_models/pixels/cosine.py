@@ -133,7 +133,7 @@ class Guess(NamedTuple):
         H, W = size
         positions = np.empty((3, H, W), np.int32)
         planes = np.empty((6, H, W), np.int16)
-        bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)
+        of_bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)
         top = 0
         for part in moments:
             rows = slice(top, top + part.positions.shape[1])
@@ -141,10 +141,10 @@ class Guess(NamedTuple):
             positions[:, rows] = part.positions
             planes[3:, rows] = _log_deviation(part.variances, _LOWEST)
             means = _means_of_bands(part.coefficients)
-            bands[:, blocks] = _log_deviation(means, _LOWEST_IN_BAND)
+            of_bands[:, blocks] = _log_deviation(means, _LOWEST_IN_BAND)
             top = rows.stop
-        _compare(positions, planes[:3])
-        return cls(positions, planes, bands)
+        _see_detail(positions, planes[:3])
+        return cls(positions, planes, of_bands)
 
 
 def _means_of_bands(variances: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def _means_of_bands(variances: np.ndarray) -> np.ndarray:
     return np.stack(means)
 
 
-def _compare(positions: np.ndarray, found: np.ndarray) -> None:
+def _see_detail(positions: np.ndarray, found: np.ndarray) -> None:
     """A picture, less its mean around every pixel, as the network sees it."""
     n, (_, H, W) = SIDE // 2, positions.shape
     across = np.arange(-n, W + n).clip(0, W - 1)
