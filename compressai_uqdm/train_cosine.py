@@ -2,7 +2,7 @@
 
     python -m compressai_uqdm.train_cosine photographs/ weights.npz --test held-out/
 
-Its stages are trained one after another, each from the one before it. Beside the output
+Its networks are trained one after another, each from the one before it. Beside the output
 go a log, ``weights.json``, and ``weights.checkpoint.pt``, from which the same command goes
 on. Ctrl-C or SIGTERM ends a run after the step that it is at, with a checkpoint.
 Everything random follows from the seed: an interruption does not change a run.
@@ -42,13 +42,14 @@ def parse_args(argv: list[str]) -> "CosineTrainingConfig":
     add(
         "--thresholds", type=float, nargs="+", help="below which nothing is sent, in widths"
     )
+    add("--units", type=int, nargs="+", help="that networks count in, in levels")
     add("--hidden", type=int, help="width of the state of a block")
-    add("--steps", type=int, help="for each stage")
+    add("--steps", type=int, help="for each network")
     add("--batch-size", type=int, help="crops in a step")
     add("--crop-size", type=int, help="side of crops")
     add("--min-factor", type=int, help="smallest box average of photographs")
     add("--max-factor", type=int, help="largest one")
-    add("--learning-rate", type=float, help="of Adam, for a stage that starts from nothing")
+    add("--learning-rate", type=float, help="of Adam, for a network that starts from nothing")
     add("--warm-learning-rate", type=float, help="for one that starts from weights")
     add("--warmup", type=int, help="steps until that rate is reached")
     add("--seed", type=int, help="of everything random")

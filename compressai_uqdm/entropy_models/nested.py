@@ -7,7 +7,9 @@ lattice is drawn for every value too; so at each stage x is uniform in its cell,
 an earlier stage has sent is not paid for again.
 """
 
-from collections.abc import Sequence
+import itertools
+
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +18,13 @@ from torch import Tensor
 
 from .randomness import dither
 
-__all__ = ["POINTS", "NestedGrid", "draw_grids", "finest_cells", "nest"]
+__all__ = ["MAX_RATIO", "POINTS", "NestedGrid", "draw_grids", "finest_cells", "nest"]
 
 POINTS = 32
 """Points in the width of a cell, the unit of locations."""
+
+MAX_RATIO = 256
+"""Of the widths of two stages, the one after the other."""
 
 _DITHER_BITS = 16
 
@@ -29,19 +34,20 @@ class NestedGrid(NamedTuple):
 
     Cell c holds the finest cells ``c factor + start`` and the ``factor - 1`` after it. Its
     middle is ``c + middle / 32`` in units of the stage's width. In the stage before, it is
-    the cell ``(c + offset) div ratio``. All three are int16, and follow from random words
-    when they are asked for: those of all stages would take more memory than a picture.
+    the cell ``(c + offset) div ratio``. The first two, int16, follow from the offsets when
+    they are asked for: those of all stages would take more memory than a picture.
     """
 
     widths: tuple[int, ...]  # Delta of this stage and of those after it, in levels
-    words: tuple[Tensor, ...]  # of these stages, int16
+    dither: Tensor  # of the finest grid, in units of 2^-16, int16
+    later: tuple[Tensor, ...]  # offsets of the stages after this one, uint8
     ratio: int = 1  # of the width before; 1 in the first stage
-    word_before: Tensor | None = None  # of the stage before, if there is one
+    offset_before: Tensor | None = None  # its own offset, if there is a stage before
 
     @property
-    def width(self) -> float:
+    def width(self) -> int:
         """Delta, in levels."""
-        return float(self.widths[0])
+        return self.widths[0]
 
     @property
     def factor(self) -> int:
@@ -51,19 +57,14 @@ class NestedGrid(NamedTuple):
     @property
     def shape(self) -> torch.Size:
         """Of the coefficients."""
-        return self.words[-1].shape
-
-    @property
-    def dither(self) -> Tensor:
-        """Of the finest grid, in units of 2^-16."""
-        return self.words[-1]
+        return self.dither.shape
 
     @property
     def start(self) -> Tensor:
         """The first of the finest cells in cell 0."""
         start = torch.zeros_like(self.dither)
-        for word, width, finer in zip(self.words, self.widths, self.widths[1:]):
-            start -= finer // self.widths[-1] * _offset(word, width // finer)
+        for offset, finer in zip(self.later, self.widths[1:]):
+            start -= finer // self.widths[-1] * offset.short()
         return start
 
     @property
@@ -77,15 +78,17 @@ class NestedGrid(NamedTuple):
     @property
     def offset(self) -> Tensor:
         """Of cell 0 in the cell before that holds it; 0 in the first stage."""
-        if self.word_before is None:
+        if self.offset_before is None:
             return torch.zeros_like(self.dither)
-        return _offset(self.word_before, self.ratio)
+        return self.offset_before.short()
 
     def at(self, place: Any) -> "NestedGrid":
         """The grid of some coefficients, that an index picks."""
-        before = None if self.word_before is None else self.word_before[place]
-        words = tuple(word[place] for word in self.words)
-        return self._replace(words=words, word_before=before)
+        before = None if self.offset_before is None else self.offset_before[place]
+        later = tuple(offset[place] for offset in self.later)
+        return self._replace(
+            dither=self.dither[place], later=later, offset_before=before
+        )
 
     def cells(self, finest: Tensor) -> Tensor:
         """The cells that hold these of the finest grid, int32."""
@@ -104,23 +107,26 @@ def draw_grids(widths: Sequence[int], shape: Sequence[int], seed: int) -> list[N
         shape: of the coefficients, ``[..., 192, h, w]``.
         seed: seed of the picture.
     """
-    words = [dither(seed, stage, tuple(shape[-3:])) for stage in range(len(widths))]
-    return nest(widths, [word.expand(*shape) for word in words])
+    words = (dither(seed, stage, tuple(shape[-3:])) for stage in range(len(widths)))
+    return nest(widths, (word.expand(*shape) for word in words))
 
 
-def nest(widths: Sequence[int], words: Sequence[Tensor]) -> list[NestedGrid]:
+def nest(widths: Sequence[int], words: Iterable[Tensor]) -> list[NestedGrid]:
     """The grids that follow from words, int16, one for every stage and coefficient."""
-    widths, words = tuple(widths), tuple(words)
+    widths, word = tuple(widths), iter(words)
+    ratios = [width // finer for width, finer in itertools.pairwise(widths)]
+    offsets = tuple(_offset(next(word), ratio) for ratio in ratios)
+    finest = next(word)
     later = [
-        NestedGrid(widths[i:], words[i:], widths[i - 1] // widths[i], words[i - 1])
+        NestedGrid(widths[i:], finest, offsets[i:], ratios[i - 1], offsets[i - 1])
         for i in range(1, len(widths))
     ]
-    return [NestedGrid(widths, words), *later]
+    return [NestedGrid(widths, finest, offsets), *later]
 
 
-def _offset(word_before: Tensor, ratio: int) -> Tensor:
-    """Integers 0..ratio - 1, int16."""
-    return ((word_before.int() + (1 << _DITHER_BITS - 1)) * ratio >> _DITHER_BITS).short()
+def _offset(word: Tensor, ratio: int) -> Tensor:
+    """Integers 0..ratio - 1, uint8."""
+    return ((word.int() + (1 << _DITHER_BITS - 1)) * ratio >> _DITHER_BITS).byte()
 
 
 def _divided(n: Tensor, by: int) -> Tensor:

@@ -28,7 +28,13 @@ from ..codec.coders import Coder
 from ..denoisers.picture import PictureNetwork
 from ..entropy_models.integer import bands
 from ..entropy_models.latents.cosine import CosineConditional, Known
-from ..entropy_models.nested import NestedGrid, draw_grids, finest_cells, nest
+from ..entropy_models.nested import (
+    MAX_RATIO,
+    NestedGrid,
+    draw_grids,
+    finest_cells,
+    nest,
+)
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
@@ -48,32 +54,50 @@ class CosineConfig:
         widths: of the cells of each stage, in levels; each is a multiple of the next.
         thresholds: standard deviations, in widths, of the coefficients that each stage
             leaves for later.
+        units: widths that networks count in. A stage has the network whose unit is nearest
+            to its own width, by ratio, and may share it with others.
         hidden: width of the state of a block.
 
     Raises:
         ValueError: a value that no such model can have.
     """
 
-    widths: tuple[int, ...] = (192, 48, 8)
-    thresholds: tuple[float, ...] = (0.3, 0.3, 0.42)
+    widths: tuple[int, ...] = (192, 64, 32, 16, 8)
+    thresholds: tuple[float, ...] = (0.3, 0.3, 0.3, 0.35, 0.42)
+    units: tuple[int, ...] = (192, 48, 8)
     hidden: int = 96
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        for name in ("widths", "thresholds", "units"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         check_count(self, "hidden")
         pairs = zip(self.widths, self.widths[1:])
-        if not self.widths or any(b < 1 or a <= b or a % b for a, b in pairs):
+        sound = all(0 < b < a <= MAX_RATIO * b and a % b == 0 for a, b in pairs)
+        if not self.widths or self.widths[0] < 1 or not sound:
             raise ValueError(
-                "widths must be positive integers, each a multiple of the next, got "
-                f"{self.widths}"
+                "widths must be positive integers, each a multiple of the next, of at most "
+                f"{MAX_RATIO} times, got {self.widths}"
             )
+        if not self.units or min(self.units) < 1:
+            raise ValueError(f"units must be positive integers, got {self.units}")
         sound = all(0.02 <= threshold <= 4 for threshold in self.thresholds)
         if len(self.thresholds) != len(self.widths) or not sound:
             raise ValueError(
                 "thresholds must be as many as widths, each in 0.02..4, got "
                 f"{self.thresholds}"
             )
+
+    @property
+    def networks(self) -> tuple[int, ...]:
+        """Units of the networks that there are, those of the first stages first."""
+        return tuple(dict.fromkeys(map(self._unit, self.widths)))
+
+    def network(self, stage: int) -> int:
+        """The place among :attr:`networks` of that of a stage, which is counted from 0."""
+        return self.networks.index(self._unit(self.widths[stage]))
+
+    def _unit(self, width: int) -> int:
+        return min(self.units, key=lambda unit: max(unit, width) / min(unit, width))
 
     def to_tensor(self) -> Tensor:
         """The configuration as bytes of JSON, uint8, to travel in a state dict."""
@@ -166,13 +190,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         super().__init__()
         self.config = self._hub_mixin_config = config
         self.register_buffer("config_bytes", config.to_tensor())
-        priors = [
-            CosineConditional(float(width), threshold, config.hidden)
-            for width, threshold in zip(config.widths, config.thresholds)
-        ]
+        priors = [CosineConditional(unit, config.hidden) for unit in config.networks]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
         self.pixel_prior = CosinePixels()
-        pictures = [PictureNetwork() for _ in config.widths]
+        pictures = [PictureNetwork() for _ in config.networks]
         self.pictures = cast(Sequence[PictureNetwork], nn.ModuleList(pictures))
         self.quality = self.n_stages if quality is None else quality
 
@@ -232,11 +253,12 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             pixels = torch.from_numpy(levels).to(self.device)
             # without what they follow from: memory
             return CosineLatent(latent.size, [], stages, levels=pixels)
-        prior, (grid, *later) = self.latent_priors[stages - 1], latent.grids
+        prior = self.latent_priors[self.config.network(latent.stages)]
+        threshold, (grid, *later) = self.config.thresholds[latent.stages], latent.grids
         finest = latent.finest
         if finest is None and coder.levels is not None:
             finest = self._finest(coder.levels, latent)
-        known = prior.code(coder, grid, latent.known, finest)
+        known = prior.code(coder, grid, threshold, latent.known, finest)
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)
@@ -263,7 +285,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     @staticmethod
     def _moments(known: Known, b: int, size: tuple[int, int]) -> Iterator[Moments]:
         """Those of some rows of image b at once, from top to bottom."""
-        width = int(known.grid.width)
+        width = known.grid.width
         shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
         for rows, pixels in _bands(size):
             means, variances = known.moments(b, rows)
@@ -293,7 +315,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
         # a stage that ends early looks more like the one before
         is_cut = latent.known.missing is not None
-        network, found = self.pictures[latent.stages - 1 - is_cut], []
+        network = self.pictures[self.config.network(latent.stages - 1 - is_cut)]
+        found = []
         for guess in self.guesses(latent):
             positions = network(guess) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
             found.append(positions.clip(0, 255).astype(np.uint8))
@@ -301,11 +324,14 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     # ---- training ----
 
-    def teach(self, levels: Tensor) -> Iterator[tuple[Tensor, CosineLatent]]:
+    def teach(
+        self, levels: Tensor, thresholds: Sequence[float] | None = None
+    ) -> Iterator[tuple[Tensor, CosineLatent]]:
         """Stage by stage, with noise from PyTorch's generator, what there is to learn.
 
         Args:
             levels: images, 0..255, ``[B, 3, H, W]``.
+            thresholds: of the stages, by default the model's.
 
         Yields:
             likelihoods of all coefficients, sent or not, float64, ``[B, 192, h, w]``, with
@@ -314,6 +340,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         for prior in self.latent_priors:
             if not prior.has_tables:  # pictures need them; they do not depend on weights
                 prior.update()
+        if thresholds is None:
+            thresholds = self.config.thresholds
         x = to_cosines(levels)
         words = [
             torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device).short()
@@ -323,9 +351,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         finest = finest_cells(x, grids[-1].width, grids[-1].dither)
         H, W = levels.shape[2:]
         latent = CosineLatent((H, W), grids)
-        for stage, (prior, grid) in enumerate(zip(self.latent_priors, grids), 1):
-            p, known = prior.teach(grid, latent.known, grid.cells(finest))
-            latent = replace(latent, stages=stage, known=known)
+        for stage, (grid, threshold) in enumerate(zip(grids, thresholds)):
+            prior = self.latent_priors[self.config.network(stage)]
+            p, known = prior.teach(grid, threshold, latent.known, grid.cells(finest))
+            latent = replace(latent, stages=stage + 1, known=known)
             yield p, latent
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
@@ -365,8 +394,13 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     def parts(self) -> Parts:
         yield "widths", np.array(self.config.widths)
-        for i, prior in enumerate(self.latent_priors, 1):
-            yield from within(f"stage {i}", prior.parts())
+        for unit, prior in zip(self.config.networks, self.latent_priors):
+            yield from within(f"network {unit}", prior.parts())
+        for stage, (width, threshold) in enumerate(
+            zip(self.config.widths, self.config.thresholds)
+        ):
+            prior = self.latent_priors[self.config.network(stage)]
+            yield from within(f"stage {stage + 1}", prior.stage_parts(width, threshold))
         yield from within("pixels", self.pixel_prior.parts())
 
     @classmethod

@@ -1,8 +1,9 @@
-"""Training of a CosineUQDM: its stages one after another, then pixels, then pictures.
+"""Training of a CosineUQDM: its networks one after another, then pixels, then pictures.
 
-A stage learns on top of those before it, which are frozen by then: their only part in it
-is which coefficients they sent, and in which cells these lie. The loss is the bits of all
-of its coefficients, sent or not. Its threshold varies, so that a file may choose it.
+A network learns the stages that have it on top of those before them, which are frozen by
+then: their only part in it is which coefficients they sent, and in which cells these lie.
+The loss is the bits of all coefficients of its stages, sent or not. Thresholds vary, so that
+it knows what is sent and what is not where others would do.
 """
 
 import itertools
@@ -72,16 +73,17 @@ class CosineTrainingConfig(Settings):
         photographs: folder of photographs.
         output: file to write the weights to, ``.npz``; beside it go a log and a checkpoint.
         test: folder of held-out photographs.
-        initial: weights to start from; each stage from the one of the nearest width.
+        initial: weights to start from; each network from the one of the nearest unit.
         widths: of the stages' cells, in levels.
         thresholds: of the stages, see :class:`CosineConfig`.
+        units: of the networks, likewise.
         hidden: width of the state of a block.
-        steps: for each stage, for the pixels, and for pictures.
+        steps: for each network, for the pixels, and for pictures.
         batch_size: crops in a step.
         crop_size: side of crops, in pixels.
         min_factor: smallest factor that photographs are box-averaged by.
         max_factor: largest one.
-        learning_rate: of Adam, for a stage that starts from nothing.
+        learning_rate: of Adam, for a network that starts from nothing.
         warm_learning_rate: for one that starts from weights.
         warmup: steps until that rate is reached.
         seed: of everything random.
@@ -101,6 +103,7 @@ class CosineTrainingConfig(Settings):
     initial: Path | None = None
     widths: tuple[int, ...] = CosineConfig.widths
     thresholds: tuple[float, ...] = CosineConfig.thresholds
+    units: tuple[int, ...] = CosineConfig.units
     hidden: int = CosineConfig.hidden
     steps: int = 1000
     batch_size: int = 8
@@ -119,9 +122,9 @@ class CosineTrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "widths", tuple(self.widths))
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
-        CosineConfig(self.widths, self.thresholds, self.hidden)  # raises
+        for name in ("widths", "thresholds", "units"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.model()  # raises
         if self.output.suffix != ".npz":
             raise ValueError(f"output must be a file .npz, got {self.output}")
         if self.crop_size % BLOCK:
@@ -133,6 +136,10 @@ class CosineTrainingConfig(Settings):
                 f"--min-factor must be at most --max-factor, {self.max_factor}, got "
                 f"{self.min_factor}"
             )
+
+    def model(self) -> CosineConfig:
+        """The configuration of what is trained."""
+        return CosineConfig(self.widths, self.thresholds, self.units, self.hidden)
 
     @property
     def checkpoint(self) -> Path:
@@ -265,7 +272,7 @@ def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _copy(trained: CosineConditional, prior: CosineConditional) -> None:
-    """Start a stage from another. Weights are relative to the width: any will do."""
+    """Start a network from another. Weights are relative to the unit: any will do."""
     prior.groups.load_state_dict(trained.groups.state_dict())
     prior.neighbours.copy_(trained.neighbours)
     prior.spread.copy_(trained.spread)
@@ -275,7 +282,7 @@ def _initial_model(
     config: CosineTrainingConfig, photographs: list[np.ndarray]
 ) -> CosineUQDM:
     torch.manual_seed(config.seed)
-    net = CosineUQDM(CosineConfig(config.widths, config.thresholds, config.hidden))
+    net = CosineUQDM(config.model())
     if config.initial:
         trained = CosineUQDM.from_checkpoint(config.initial)
         if trained.config.hidden != config.hidden:
@@ -284,10 +291,10 @@ def _initial_model(
                 f"{config.hidden}"
             )
         for prior in net.latent_priors:
-            ratios = [abs(math.log(t.width / prior.width)) for t in trained.latent_priors]
+            ratios = [abs(math.log(t.unit / prior.unit)) for t in trained.latent_priors]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
         net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
-        if trained.config.widths == net.config.widths:
+        if trained.config.networks == net.config.networks:
             net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
     else:
         spread = _spread(photographs, config.crop_size, config.seed)
@@ -336,37 +343,39 @@ class Phase:
 
 
 class StagePhase(Phase):
-    """One stage of coefficients.
+    """The stages of coefficients that share a network.
 
     Args:
         net: the model.
-        stage: from 0.
+        network: its place among those of the model.
     """
 
-    def __init__(self, net: CosineUQDM, stage: int):
-        self.net, self.stage, self.prior = net, stage, net.latent_priors[stage]
-        self.title = f"cells of {self.prior.width:g}"
+    def __init__(self, net: CosineUQDM, network: int):
+        self.net, self.prior = net, net.latent_priors[network]
+        widths = net.config.widths
+        self.stages = [i for i in range(len(widths)) if net.config.network(i) == network]
+        self.title = _title(net.config, network)
         self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
 
     def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        prior, threshold = self.prior, self.prior.threshold
-        prior.threshold = threshold * rng.uniform(*THRESHOLDS)
-        try:
-            # later stages are not asked for
-            *_, (p, _) = itertools.islice(self.net.teach(levels), self.stage + 1)
-        finally:
-            prior.threshold = threshold
-        return -p.log2().sum() / levels[:, 0].numel()
+        thresholds = list(self.net.config.thresholds)
+        for stage in self.stages:
+            thresholds[stage] *= rng.uniform(*THRESHOLDS)
+        taught = self.net.teach(levels, thresholds)
+        # later stages are not asked for
+        bits = [-p.log2().sum() for p, _ in itertools.islice(taught, self.stages[-1] + 1)]
+        return torch.stack([bits[i] for i in self.stages]).sum() / levels[:, 0].numel()
 
     def measure(self, crops: Tensor) -> dict[str, float]:
-        """The loss, the bits that are sent up to this stage, and its picture's PSNR."""
+        """The loss, the bits that are sent up to the last stage, and its picture's PSNR."""
         loss = sent = squares = 0.0
         for levels in crops.split(TEST_BATCH):
-            for p, latent in itertools.islice(self.net.teach(levels), self.stage + 1):
+            taught = itertools.islice(self.net.teach(levels), self.stages[-1] + 1)
+            for stage, (p, latent) in enumerate(taught):
                 assert latent.known is not None
                 bits = -p.log2()
                 sent += bits[latent.known.sent].sum().item()
-            loss += bits.sum().item()
+                loss += bits.sum().item() * (stage in self.stages)
             x_hat = self.net.reconstruct(latent, "denoise", 0)
             squares += (x_hat.double() - levels).square().sum().item()
         pixels = crops[:, 0].numel()
@@ -423,7 +432,8 @@ class PicturePhase(Phase):
     def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Squared errors of every stage's picture, before and after."""
         x = levels.float()
-        for network, (_, latent) in zip(self.networks, self.net.teach(levels)):
+        for _, latent in self.net.teach(levels):
+            network = self.networks[self.net.config.network(latent.stages - 1)]
             crops = crops_of(self.net, latent, levels)
             yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
 
@@ -437,7 +447,7 @@ class PicturePhase(Phase):
 
     def measure(self, crops: Tensor) -> dict[str, float]:
         """PSNR of every stage's picture, and what it gained, in dB."""
-        squares = np.zeros((len(self.networks), 2))
+        squares = np.zeros((len(self.net.config.widths), 2))
         for levels in crops.split(TEST_BATCH):
             squares += [[e.item() for e in errors] for errors in self._errors(levels)]
         psnr = [[_psnr(mse) for mse in stage] for stage in squares / crops.numel()]
@@ -454,6 +464,11 @@ class PicturePhase(Phase):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.networks.load_state_dict(state)
+
+
+def _title(config: CosineConfig, network: int) -> str:
+    widths = [w for i, w in enumerate(config.widths) if config.network(i) == network]
+    return "cells of " + " and ".join(map(str, widths))
 
 
 def _psnr(mse: float) -> float:
@@ -484,8 +499,9 @@ class CosineRun:
             rng = np.random.default_rng(config.seed + 1)
             self.tests = draw_crops(held_out, config.test_crops, config.crop_size, rng, 1)
         self.net = _initial_model(config, self.photographs)
-        self.titles = [*(f"cells of {width}" for width in config.widths), "pixels"]
-        self.titles.append("pictures")
+        networks = range(len(self.net.config.networks))
+        self.titles = [_title(self.net.config, network) for network in networks]
+        self.titles += ["pixels", "pictures"]
         self.interruption = Interruption(announce=True)
         counted = {"number of photographs, by factor": str(len(self.photographs))}
         self.identity = counted | config.identity()
@@ -498,18 +514,18 @@ class CosineRun:
         self._resume()
 
     def _begin(self) -> None:
-        """Freeze all but this phase's weights; a stage starts from the one before it."""
+        """Freeze all but this phase's weights; a network starts from the one before."""
         self.net.requires_grad_(False)
         torch.manual_seed(self.config.seed)  # networks that start from nothing are drawn
-        T = len(self.config.widths)
-        if self.phase < T:
+        n_networks = len(self.net.latent_priors)
+        if self.phase < n_networks:
             if self.phase and not self.config.initial:
                 priors = self.net.latent_priors
                 _copy(priors[self.phase - 1], priors[self.phase])
             self.part: Phase = StagePhase(self.net, self.phase)
-        elif self.phase == T:
+        elif self.phase == n_networks:
             self.part = PixelPhase(self.net)
-        elif self.phase == T + 1:
+        elif self.phase == n_networks + 1:
             self.part = PicturePhase(self.net)
         else:
             return
@@ -630,7 +646,7 @@ class CosineRun:
 
     def _rate(self) -> float:
         config = self.config
-        is_warm = 0 < self.phase < len(config.widths) or config.initial
+        is_warm = 0 < self.phase < len(self.net.latent_priors) or config.initial
         peak = config.warm_learning_rate if is_warm else config.learning_rate
         begun = min(1, (self.step + 1) / max(config.warmup, 1))
         decayed = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps)

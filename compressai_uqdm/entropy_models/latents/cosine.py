@@ -201,14 +201,27 @@ class Checkerboard:
             self.cross.append(around(CROSS, 1 - c))
 
 
-def _features(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
-    """What coefficients of blocks tell those around: ``[N + 1, 3 n]``, zeros last."""
+def _features(
+    location: Tensor, values: Tensor, sent: Tensor, width: int, unit: int
+) -> Tensor:
+    """What coefficients of blocks tell those around: ``[N + 1, 3 n]``, zeros last.
+
+    Args:
+        location: of each coefficient's prior, in 1/32 of the width, ``[N, n]``.
+        values: of the coefficients, likewise.
+        sent: which are known.
+        width: of the cells.
+        unit: what the network counts in.
+    """
+
+    def counted(points: Tensor) -> Tensor:
+        return (points * width / unit).round_()
 
     def of(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
-        residual = (values - location) * sent
+        residual = counted((values - location) * sent)
         features = [
             residual.sign() * _magnitude(residual),
-            _magnitude(values) * sent,
+            _magnitude(counted(values)) * sent,
             (sent.to(values) - 0.5) * (1 << ACTIVATION_BITS),
         ]
         return torch.cat(features, 1).float()
@@ -308,12 +321,14 @@ class Step(NamedTuple):
 
 
 class CosineConditional(UniformNoiseConditional):
-    """Prior of one stage in the cosine basis.
+    """Prior of the coefficients of one stage, or of several, in the cosine basis.
+
+    Cells may be of any width Delta: scales are in units of it, but what the network sees
+    and says of values is in units of its own.
 
     Args:
-        width: Delta, of the stage's cells, in levels.
-        threshold: coefficients whose predicted standard deviation is less than so many
-            Delta are left for later.
+        unit: what the network counts in, in levels: the width of the cells that it knows
+            best.
         hidden: width of the state of a block.
 
     Attributes:
@@ -323,11 +338,11 @@ class CosineConditional(UniformNoiseConditional):
 
     spread: Tensor
 
-    def __init__(self, width: float, threshold: float, hidden: int):
+    def __init__(self, unit: int, hidden: int):
         super().__init__("logistic")
         low, high = (math.log(scale) for scale in SCALE_SPAN)
         self.quantiles.data = torch.tensor([low, (low + high) / 2, high])
-        self.width, self.threshold, self.hidden = width, threshold, hidden
+        self.unit, self.hidden = unit, hidden
         self.register_buffer("spread", torch.full((192,), 100.0))
         self.neighbours = nn.Parameter(torch.full((N_COLOURS, len(CROSS)), 0.25))
         self.groups = nn.ModuleList(
@@ -342,13 +357,13 @@ class CosineConditional(UniformNoiseConditional):
 
     # ---- integers around the network ----
 
-    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _factors(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """What turns outputs into points and entries: float64 integers, 8 more bits."""
         spread = self.spread.double()
         low, high = (math.log(scale) for scale in SCALE_SPAN)
         per_entry = (high - low) / 127
-        points = (0.3 * spread).clamp(min=0.1 * self.width) * (POINTS / self.width)
-        base = (torch.log(0.4 * spread / self.width) - low) / per_entry
+        points = (0.3 * spread).clamp(min=0.1 * self.unit) * (POINTS / width)
+        base = (torch.log(0.4 * spread / width) - low) / per_entry
         one = 1 << FACTOR_BITS
         return (
             (points * one).round(),
@@ -356,16 +371,11 @@ class CosineConditional(UniformNoiseConditional):
             (base * (one << SUM_BITS)).round(),
         )
 
-    @property
-    def first_sent(self) -> int:
-        """The first entry of the scale table that is sent."""
-        low, high = (math.log(scale) for scale in SCALE_SPAN)
-        return math.ceil((math.log(self.threshold) - low) / (high - low) * 127)
-
-    def walk(self, board: Checkerboard, reveal: "Reveal") -> None:
+    def walk(self, width: int, board: Checkerboard, reveal: "Reveal") -> None:
         """Go through the groups.
 
         Args:
+            width: Delta, of the stage's cells, in levels.
             board: the blocks.
             reveal: is told of every group's prior, and tells what came.
         """
@@ -376,7 +386,7 @@ class CosineConditional(UniformNoiseConditional):
             torch.zeros(len(rows), self.hidden, dtype=dtype, device=device)
             for rows in board.rows
         ]
-        points, entries, base = (f.to(device) for f in self._factors())
+        points, entries, base = (f.to(device) for f in self._factors(width))
         scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
         means = torch.empty(0)
 
@@ -412,7 +422,7 @@ class CosineConditional(UniformNoiseConditional):
             with torch.no_grad():
                 if channels.start < N_COLOURS and colour == 0:
                     means = self._means(location, (values - location) * sent, index, board)
-                features = _features(location, values, sent)
+                features = _features(location, values, sent, width, self.unit)
             del location, index, values, sent  # what is kept of a step takes memory
             spread(colour, group, features)
             del features
@@ -447,20 +457,25 @@ class CosineConditional(UniformNoiseConditional):
 
     def parts(self) -> Parts:
         yield from super().parts()
-        yield "first_sent", np.array(self.first_sent)
+        yield "unit", np.array(self.unit)
         yield "steps", steps.tables().astype(np.int64)
-        for name, factor in zip(("points", "entries", "base"), self._factors()):
-            yield name, factor.cpu().numpy()
         yield "neighbours", np.rint(self.neighbours.detach().cpu().numpy() * 2**WEIGHT_BITS)
         for i, (_, _, group) in enumerate(self.steps()):
             for name, _ in group.named_parameters():
                 yield f"{i}.{name}", group.fixed(name).detach().cpu().numpy()
+
+    def stage_parts(self, width: int, threshold: float) -> Parts:
+        """What the integers of a stage follow from beside :meth:`parts`."""
+        yield "first_sent", np.array(first_sent(threshold))
+        for name, factor in zip(("points", "entries", "base"), self._factors(width)):
+            yield name, factor.cpu().numpy()
 
     @exact_floats()
     def code(
         self,
         coder: SymbolCoder,
         grid: NestedGrid,
+        threshold: float,
         before: Known | None,
         finest: Tensor | None,
     ) -> Known:
@@ -469,13 +484,15 @@ class CosineConditional(UniformNoiseConditional):
         Args:
             coder: where symbols come from and go to.
             grid: the stage's cells.
+            threshold: coefficients whose predicted standard deviation is less than so many
+                Delta are left for later.
             before: what is known of the stages before.
             finest: the cells of the finest grid that hold the coefficients, int16,
                 ``[B, 192, h, w]``, or None where cells are to be read.
         """
         self._check_cdf_size()
         shape = B, _, h, w = grid.shape
-        board = Checkerboard(B, h, w, self.spread.device)
+        board, sent_from = Checkerboard(B, h, w, self.spread.device), first_sent(threshold)
         found, sent, offsets, entries = (
             torch.zeros(shape, dtype=dtype)
             for dtype in (torch.int16, torch.bool, torch.int16, torch.uint8)
@@ -509,7 +526,7 @@ class CosineConditional(UniformNoiseConditional):
                 is_part = here(before.sent)
                 first = grid.ratio * here(before.cells).astype(np.int32)
                 first -= here_cells.offset.numpy()
-            is_cell = (entry >= self.first_sent) & ~is_part
+            is_cell = (entry >= sent_from) & ~is_part
             target = None
             if finest is not None:
                 target = here(finest).astype(np.int32) - here_cells.start.numpy()
@@ -561,11 +578,11 @@ class CosineConditional(UniformNoiseConditional):
             middles = torch.from_numpy(POINTS * cell + middle).to(location)
             return middles, torch.from_numpy(there).to(location.device)
 
-        self.walk(board, reveal)
+        self.walk(grid.width, board, reveal)
         found, sent = found.to(self.spread.device), sent.to(self.spread.device)
         planes = found, sent, offsets, entries
         before = before if missing is not None else None
-        grid = grid._replace(word_before=None)  # its cells are known: no one asks for it
+        grid = grid._replace(offset_before=None)  # its cells are known: no one asks for it
         return Known(*planes, grid, self.moment_table, missing, before)
 
     def _fit_scales(
@@ -607,7 +624,7 @@ class CosineConditional(UniformNoiseConditional):
         return scales.fit(scales.Sent(*values), cells.shape[1], per_entry, every)
 
     def teach(
-        self, grid: NestedGrid, before: Known | None, cells: Tensor
+        self, grid: NestedGrid, threshold: float, before: Known | None, cells: Tensor
     ) -> tuple[Tensor, Known]:
         """Likelihoods of a stage's coefficients, with gradients, sent or not.
 
@@ -615,6 +632,7 @@ class CosineConditional(UniformNoiseConditional):
 
         Args:
             grid: the stage's cells.
+            threshold: as of :meth:`code`.
             before: what is known of the stages before.
             cells: those that hold the coefficients, int64, ``[B, 192, h, w]``.
 
@@ -638,7 +656,7 @@ class CosineConditional(UniformNoiseConditional):
             v = target[colour][:, channels].double()
             s = torch.exp(low + index * ((high - low) / 127)) * (POINTS * 3**0.5 / math.pi)
             p = log_mass((v - POINTS / 2 - location) / s, (v + POINTS / 2 - location) / s)
-            sent = index >= self.first_sent
+            sent = index >= first_sent(threshold)
             if before is not None:
                 start = starts[colour][:, channels].double()
                 end = start + POINTS * grid.ratio
@@ -654,7 +672,7 @@ class CosineConditional(UniformNoiseConditional):
                 found.setdefault((name, colour), []).append(value)
             return v, sent
 
-        self.walk(board, reveal)
+        self.walk(grid.width, board, reveal)
         place = torch.cat(board.rows).argsort()
 
         def planes(name: str) -> Tensor:
@@ -732,6 +750,12 @@ class Reveal(Protocol):
         self, colour: int, channels: slice, location: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Middles of the cells in 1/32 of the width, and which were sent, ``[N, n]``."""
+
+
+def first_sent(threshold: float) -> int:
+    """The first entry of the scale table whose coefficients are sent."""
+    low, high = (math.log(scale) for scale in SCALE_SPAN)
+    return math.ceil((math.log(threshold) - low) / (high - low) * 127)
 
 
 def cdf_half_width(prior: UniformNoiseConditional) -> np.ndarray:
