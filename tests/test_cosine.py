@@ -26,7 +26,7 @@ from compressai_uqdm import CosineConfig, CosineUQDM, DamagedStringError
 from compressai_uqdm.basis import BLOCK, GROUPS, from_cosines, to_cosines
 from compressai_uqdm.entropy_models import refit
 from compressai_uqdm.entropy_models.latents import cosine
-from compressai_uqdm.entropy_models.latents.cosine import CosineConditional, Group
+from compressai_uqdm.entropy_models.latents.cosine import Group
 from compressai_uqdm.entropy_models.nested import POINTS, draw_grids, finest_cells
 from compressai_uqdm.entropy_models.pixels import cosine as pixels
 from compressai_uqdm.files.model import open_codec
@@ -92,9 +92,10 @@ def test_constants_are_not_near_the_middle_between_integers(net: CosineUQDM) -> 
     q = np.arange(POINTS * (1 << 11)) / POINTS
     for values in (cosines, cosines[0] / 2**0.5, np.log1p(2 * q) * 16):
         assert np.abs(values - np.floor(values) - 0.5).min() > 1e-7
-    for prior in net.latent_priors:
+    for stage, width in enumerate(net.config.widths):
+        prior = net.latent_priors[net.config.network(stage)]
         low, high = (math.log(scale) for scale in cosine.SCALE_SPAN)
-        base = (0.4 * prior.spread.double() / prior.width).log() - low
+        base = (0.4 * prior.spread.double() / width).log() - low
         scaled = (base / (high - low) * 127 * 2**22).numpy()
         assert np.abs(scaled - np.floor(scaled) - 0.5).min() > 1e-5
 
@@ -234,7 +235,7 @@ def test_lossless_and_prefixes(
 ) -> None:
     x = x[:, :, 50 : 50 + size[0], 60 : 60 + size[1]]
     out = net.compress(x)
-    assert len(out["strings"]) == net.n_stages == 4
+    assert len(out["strings"]) == net.n_stages == 6
     decoded = net.decompress(**out, progressive=True)
     assert torch.equal(decoded["x_hat"], x)
     with torch.no_grad():
@@ -296,7 +297,7 @@ def test_damaged_strings(net: CosineUQDM, x: torch.Tensor) -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         strings = [stage[0] for stage in out["strings"]]
-        stage = rng.integers(3)
+        stage = rng.integers(len(net.config.widths))
         damaged = bytearray(strings[stage])
         damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
         strings[stage] = bytes(damaged)
@@ -389,6 +390,8 @@ def test_weights_travel(net: CosineUQDM, x: torch.Tensor, tmp_path: Path) -> Non
     [
         ({"widths": (48, 7)}, "each a multiple of the next"),
         ({"widths": ()}, "positive integers"),
+        ({"widths": (5140, 20)}, "of at most 256 times"),
+        ({"units": ()}, "units must be positive integers"),
         ({"widths": (8, 48)}, "each a multiple"),
         ({"thresholds": (0.3,)}, "as many as widths"),
         ({"thresholds": (0.3, 9.0)}, r"each in 0\.02\.\.4"),
@@ -400,9 +403,11 @@ def test_bad_configurations(values: dict[str, object], message: str) -> None:
         CosineConfig(**values)  # type: ignore[arg-type]
 
 
-def test_three_stages_code_too() -> None:
-    net = small(widths=(48, 16, 8), thresholds=(0.3, 0.3, 0.4))
+@pytest.mark.parametrize("units", [(48, 8), (20, 7), (1000,)], ids=str)
+def test_stages_share_networks(units: tuple[int, ...]) -> None:
+    """Whatever networks count in, and also where that is no multiple of a width."""
+    net = small(widths=(48, 16, 8), thresholds=(0.3, 0.3, 0.4), units=units)
+    assert [prior.unit for prior in net.latent_priors] == list(units)
     x = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     x = (x * 255).round() / 255
     assert torch.equal(net.decompress(**net.compress(x))["x_hat"], x)
-    assert isinstance(net.latent_priors[2], CosineConditional)

@@ -214,7 +214,7 @@ def test_stages_start_from_initial_weights(work: Path) -> None:
     for value in ("loss", "bpp"):  # pictures are better: their networks are there by now
         was, starts = before[0]["test"][-1][value], after[0]["test"][0][value]
         assert starts == pytest.approx(was, rel=1e-9)
-    widths = ("--widths", 48, 24, 8, "--thresholds", 0.3, 0.3, 0.4)
+    widths = ("--widths", 48, 24, 8, "--units", 48, 24, 8, "--thresholds", 0.3, 0.3, 0.4)
     train(work, "three.npz", *options, *widths, "--warm-learning-rate", 1e-9)
     old, new = weights(work / "whole.npz"), weights(work / "three.npz")
     for stage, source in ((0, 0), (1, 0), (2, 1)):
@@ -281,7 +281,7 @@ def test_crops_are_of_the_photographs_and_rather_detailed() -> None:
         (("--min-factor", 3), "--min-factor must be at most --max-factor, 2, got 3"),
         (("--steps", 0), "--steps must be at least 1, got 0"),
         (("--warm-learning-rate", 0), "--warm-learning-rate must be more than 0"),
-        (("--widths", 48, 7), "each a multiple of the next, got (48, 7)"),
+        (("--widths", 48, 7), "each a multiple of the next, of at most 256 times, got (48, 7)"),
         (("--widths", 48), "thresholds must be as many as widths"),
         (("--crop-size", 72), "no images of at least 72 x 72 pixels"),
         (("--test", "nowhere"), "there is no folder nowhere"),

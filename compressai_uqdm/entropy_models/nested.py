@@ -130,8 +130,9 @@ def _offset(word: Tensor, ratio: int) -> Tensor:
 
 
 def _divided(n: Tensor, by: int) -> Tensor:
-    """Integers below 2^53 divided by a small one, rounded down; faster than in integers."""
-    return (n.double() / by).floor_()
+    """Integers below 2^51 divided by a small one, rounded down; faster than in integers."""
+    # between integers, for a device may multiply by a reciprocal, and that is rounded
+    return ((n.double() + 0.5) / by).floor_()
 
 
 def finest_cells(x: Tensor, width: float, u: Tensor) -> Tensor:

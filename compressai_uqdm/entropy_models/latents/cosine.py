@@ -213,9 +213,10 @@ def _features(
         width: of the cells.
         unit: what the network counts in.
     """
+    factor = round(width / unit * 2**16) / 2**16  # products with it are exact
 
     def counted(points: Tensor) -> Tensor:
-        return (points * width / unit).round_()
+        return (points * factor).round_()
 
     def of(location: Tensor, values: Tensor, sent: Tensor) -> Tensor:
         residual = counted((values - location) * sent)

@@ -459,7 +459,10 @@ class CosinePixels(UniformNoiseConditional):
                 uniform = (
                     np.full((len(escaped), LEVELS), 1 << PRECISION - 8, np.float32) - 1
                 )
-                found[escaped], there[escaped] = coder.code_parts(wanted, uniform)
+                exact, are_there = coder.code_parts(wanted, uniform)
+                # until it has come, such a level is known to be past the table's end
+                found[escaped] = np.where(are_there, exact, found[escaped])
+                there[escaped] = are_there
         return found.clip(0, LEVELS - 1), there
 
 
