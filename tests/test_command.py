@@ -50,15 +50,15 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["encode", "a.png", "a.uqdm"]) == 0
     size, before = (Path(name).stat().st_size for name in ("a.uqdm", "a.png"))
     assert re.fullmatch(
-        rf"a.png: {size:,} bytes, {size / before:.1%} of {before:,}; 4 stages, exact; "
+        rf"a.png: {size:,} bytes, {size / before:.1%} of {before:,}; 6 stages, exact; "
         r"\d+\.\d s\n",
         capsys.readouterr().out,
     )
     assert main(["verify", "a.uqdm"]) == 0
-    assert capsys.readouterr().out == "a.uqdm: exact, 4 of 4 stages\n"
+    assert capsys.readouterr().out == "a.uqdm: exact, 6 of 6 stages\n"
     assert main(["decode", "a.uqdm", "back.png", "--progressive", "stages"]) == 0
-    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage4.png")
-    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 5)]
+    assert pixels("back.png") == pixels("a.png") == pixels("stages/a.stage6.png")
+    assert sorted(os.listdir("stages")) == [f"a.stage{n}.png" for n in range(1, 7)]
 
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
@@ -342,13 +342,13 @@ def test_limits_that_change_nothing_or_are_missed(
     assert told() == ""
     size = Path("a.uqdm").stat().st_size
     assert main(["truncate", "a.uqdm", "b.uqdm", "--max-bytes", str(size)]) == 0
-    assert f"not shortened: it has {size} bytes, of 4 stages" in told()
+    assert f"not shortened: it has {size} bytes, of 6 stages" in told()
     assert Path("b.uqdm").read_bytes() == Path("a.uqdm").read_bytes()
     assert main(["truncate", "a.uqdm", "c.uqdm", "--max-bytes", str(size - 1)]) == 0
     assert told() == ""
     assert main(["decode", "a.uqdm", "a9.png", "--stage", "9"]) == 0
-    assert "a.uqdm: no stage 9 in it: the picture is of 4 of 4 stages" in told()
-    assert main(["decode", "a.uqdm", "a4.png", "--stage", "4"]) == 0
+    assert "a.uqdm: no stage 9 in it: the picture is of 6 of 6 stages" in told()
+    assert main(["decode", "a.uqdm", "a6.png", "--stage", "6"]) == 0
     assert main(["decode", "a.uqdm", "a2.png", "--stage", "2"]) == 0
     assert told() == ""
     assert main(["decode", "c.uqdm", "c4.png", "--stage", "4"]) == 0

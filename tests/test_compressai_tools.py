@@ -171,15 +171,15 @@ def test_what_the_documentation_warns_of(photograph: Image.Image, tools: Tools) 
     images = tools.folder / "images"
     images.mkdir()
     photograph.crop((60, 30, 236, 206)).save(images / "photograph.png")  # 176 x 176
-    framed = tools.evaluate("pretrained", images, "-q", 4, "-d", "out", model="uqdm-photo")
-    options = ["-q", 4, "--entropy-estimation"]
+    framed = tools.evaluate("pretrained", images, "-q", 6, "-d", "out", model="uqdm-photo")
+    options = ["-q", 6, "--entropy-estimation"]
     bare = tools.evaluate("pretrained", images, *options, model="uqdm-photo")
     assert framed["psnr-rgb"] == bare["psnr-rgb"] == [float("inf")]
     assert framed["bpp"][0] > 1.02 * bare["bpp"][0]
 
     photograph.crop((60, 30, 220, 190)).save(images / "photograph.png")  # 160 x 160
     with pytest.raises(AssertionError, match="should be larger than 160"):
-        tools.evaluate("pretrained", images, "-q", 4, model="uqdm-photo")
+        tools.evaluate("pretrained", images, "-q", 6, model="uqdm-photo")
 
 
 @pytest.mark.cuda
