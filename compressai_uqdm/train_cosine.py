@@ -49,7 +49,11 @@ def parse_args(argv: list[str]) -> "CosineTrainingConfig":
     add("--crop-size", type=int, help="side of crops")
     add("--min-factor", type=int, help="smallest box average of photographs")
     add("--max-factor", type=int, help="largest one")
-    add("--learning-rate", type=float, help="of Adam, for a network that starts from nothing")
+    add(
+        "--learning-rate",
+        type=float,
+        help="of Adam, for a network that starts from nothing",
+    )
     add("--warm-learning-rate", type=float, help="for one that starts from weights")
     add("--warmup", type=int, help="steps until that rate is reached")
     add("--seed", type=int, help="of everything random")

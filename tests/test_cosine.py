@@ -111,7 +111,7 @@ def test_constants_are_not_near_the_middle_between_integers(net: CosineUQDM) -> 
 )
 def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) -> None:
     widths = [last * math.prod(ratios[i:]) for i in range(len(ratios) + 1)]
-    x = torch.from_numpy(np.random.default_rng(seed).normal(0, 90, (192, 3, 2)))
+    x = torch.from_numpy(np.random.default_rng(seed).normal(0, 90, (1, 192, 3, 2)))
     grids = draw_grids(widths, x.shape, seed)
     finest, before = finest_cells(x, float(last), grids[-1].dither), None
     for grid in grids:
@@ -126,7 +126,7 @@ def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) ->
 
 
 def test_noise_is_uniform_and_independent_of_the_value() -> None:
-    x = torch.full((192, 40, 40), 3.7, dtype=torch.float64)
+    x = torch.full((1, 192, 40, 40), 3.7, dtype=torch.float64)
     grids = draw_grids((48, 8), x.shape, 5)
     for grid in grids:
         cells = grid.cells(finest_cells(x, 8.0, grids[-1].dither))

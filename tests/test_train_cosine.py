@@ -281,7 +281,10 @@ def test_crops_are_of_the_photographs_and_rather_detailed() -> None:
         (("--min-factor", 3), "--min-factor must be at most --max-factor, 2, got 3"),
         (("--steps", 0), "--steps must be at least 1, got 0"),
         (("--warm-learning-rate", 0), "--warm-learning-rate must be more than 0"),
-        (("--widths", 48, 7), "each a multiple of the next, of at most 256 times, got (48, 7)"),
+        (
+            ("--widths", 48, 7),
+            "each a multiple of the next, of at most 256 times, got (48, 7)",
+        ),
         (("--widths", 48), "thresholds must be as many as widths"),
         (("--crop-size", 72), "no images of at least 72 x 72 pixels"),
         (("--test", "nowhere"), "there is no folder nowhere"),

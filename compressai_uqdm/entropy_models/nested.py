@@ -9,8 +9,8 @@ an earlier stage has sent is not paid for again.
 
 import itertools
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -18,7 +18,15 @@ from torch import Tensor
 
 from .randomness import dither
 
-__all__ = ["MAX_RATIO", "POINTS", "NestedGrid", "draw_grids", "finest_cells", "nest"]
+__all__ = [
+    "MAX_RATIO",
+    "POINTS",
+    "NestedGrid",
+    "by_blocks",
+    "draw_grids",
+    "finest_cells",
+    "nest",
+]
 
 POINTS = 32
 """Points in the width of a cell, the unit of locations."""
@@ -82,12 +90,12 @@ class NestedGrid(NamedTuple):
             return torch.zeros_like(self.dither)
         return self.offset_before.short()
 
-    def at(self, place: Any) -> "NestedGrid":
-        """The grid of some coefficients, that an index picks."""
-        before = None if self.offset_before is None else self.offset_before[place]
-        later = tuple(offset[place] for offset in self.later)
+    def map(self, pick: Callable[[Tensor], Tensor]) -> "NestedGrid":
+        """The grid of some coefficients, that a function picks of all."""
         return self._replace(
-            dither=self.dither[place], later=later, offset_before=before
+            dither=pick(self.dither),
+            later=tuple(map(pick, self.later)),
+            offset_before=None if self.offset_before is None else pick(self.offset_before),
         )
 
     def cells(self, finest: Tensor) -> Tensor:
@@ -104,11 +112,11 @@ def draw_grids(widths: Sequence[int], shape: Sequence[int], seed: int) -> list[N
 
     Args:
         widths: of the stages' cells, each a multiple of the next.
-        shape: of the coefficients, ``[..., 192, h, w]``.
+        shape: of the coefficients, ``[B, 192, h, w]``.
         seed: seed of the picture.
     """
     words = (dither(seed, stage, tuple(shape[-3:])) for stage in range(len(widths)))
-    return nest(widths, (word.expand(*shape) for word in words))
+    return nest(widths, (by_blocks(word.expand(*shape)) for word in words))
 
 
 def nest(widths: Sequence[int], words: Iterable[Tensor]) -> list[NestedGrid]:
@@ -122,6 +130,11 @@ def nest(widths: Sequence[int], words: Iterable[Tensor]) -> list[NestedGrid]:
         for i in range(1, len(widths))
     ]
     return [NestedGrid(widths, finest, offsets), *later]
+
+
+def by_blocks(planes: Tensor) -> Tensor:
+    """The same planes, with the coefficients of each block beside each other in memory."""
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def _offset(word: Tensor, ratio: int) -> Tensor:

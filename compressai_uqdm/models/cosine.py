@@ -31,6 +31,7 @@ from ..entropy_models.latents.cosine import CosineConditional, Known
 from ..entropy_models.nested import (
     MAX_RATIO,
     NestedGrid,
+    by_blocks,
     draw_grids,
     finest_cells,
     nest,
@@ -269,7 +270,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
         """Cells of the finest grid that hold the coefficients of images, int16."""
         grid = latent.grids[-1]
-        found = torch.empty(grid.shape, dtype=torch.int16, device=levels.device)
+        found = by_blocks(torch.empty(grid.shape, dtype=torch.int16, device=levels.device))
         for rows, pixels in _bands(latent.size):
             x = to_cosines(levels[:, :, pixels])
             u = grid.dither[:, :, rows].to(x.device)

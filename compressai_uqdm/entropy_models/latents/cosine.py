@@ -34,7 +34,7 @@ from .. import steps
 from ..coder import PartsCoder
 from ..integer import exact_floats
 from ..logistic import log_mass
-from ..nested import POINTS, NestedGrid
+from ..nested import POINTS, NestedGrid, by_blocks
 from ..tables import PRECISION
 from . import scales
 from .uniform_noise import UniformNoiseConditional
@@ -99,7 +99,7 @@ class Known(NamedTuple):
         """
         here = b, slice(None), rows
         cells, sent, offsets, entries = (p[here].cpu().numpy() for p in self[:4])
-        middle = self.grid.at(here).middle.cpu().numpy()
+        middle = self.grid.map(lambda planes: planes[here]).middle.cpu().numpy()
         means = POINTS * cells.astype(np.int64) + middle << MEAN_BITS
         reach = self.table.reach[entries]
         at = self.table.starts[entries] + reach + offsets.clip(-reach, reach)
@@ -232,10 +232,14 @@ def _features(
     return torch.cat([*(of(*part) for part in parts), nothing])
 
 
+def _flat(planes: Tensor) -> Tensor:
+    """Planes ``[B, C, h, w]`` as ``[B h w, C]``; a view of those :func:`by_blocks`."""
+    return planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
+
+
 def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
     """Planes ``[B, C, h, w]`` at the blocks of each colour: ``[N, C]``."""
-    flat = planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
-    return [flat[rows] for rows in board.rows]
+    return [_flat(planes)[rows] for rows in board.rows]
 
 
 def _bits(name: str) -> int:
@@ -492,137 +496,11 @@ class CosineConditional(UniformNoiseConditional):
                 ``[B, 192, h, w]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        shape = B, _, h, w = grid.shape
-        board, sent_from = Checkerboard(B, h, w, self.spread.device), first_sent(threshold)
-        found, sent, offsets, entries = (
-            torch.zeros(shape, dtype=dtype)
-            for dtype in (torch.int16, torch.bool, torch.int16, torch.uint8)
-        )
-        missing: Tensor | None = None
-        places = [
-            [i[:, None] for i in torch.unravel_index(rows.cpu(), (B, h, w))]
-            for rows in board.rows
-        ]
-        moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
-
-        def reveal(
-            colour: int, channels: slice, location: Tensor, index: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            nonlocal missing
-            image, *place = places[colour]
-            at = image, torch.arange(channels.start, channels.stop), *place
-
-            def here(planes: Tensor) -> np.ndarray:
-                return planes[tuple(i.to(planes.device) for i in at)].cpu().numpy()
-
-            kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
-            both = torch.stack(kinds).cpu().numpy()  # in one transfer
-            here_cells = grid.at(at)
-            middle = here_cells.middle.numpy()
-            offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
-            del kinds, both
-            cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
-            first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
-            if before is not None:
-                is_part = here(before.sent)
-                first = grid.ratio * here(before.cells).astype(np.int32)
-                first -= here_cells.offset.numpy()
-            is_cell = (entry >= sent_from) & ~is_part
-            target = None
-            if finest is not None:
-                target = here(finest).astype(np.int32) - here_cells.start.numpy()
-                target //= grid.factor
-
-            images = image[:, 0].numpy()
-            if colour == 0:  # the other colour's scales move likewise
-                wanted: list[list[np.ndarray] | None] = [None] * B
-                if target is not None:
-                    of_group: tuple[np.ndarray, ...]
-                    of_group = target, first, offset, entry, is_part, is_cell
-                    ends = itertools.pairwise(np.searchsorted(images, np.arange(B + 1)))
-                    wanted = [
-                        [self._fit_scales(grid.ratio, *(a[start:end] for a in of_group))]
-                        for start, end in ends
-                    ]
-                n = entry.shape[1]
-                found_moves = [steps.code(coder, moves, [n])[0][0] for moves in wanted]
-                moves[channels.start] = np.stack(found_moves).astype(np.int16)
-            moved = (entry + moves[channels.start][images]).clip(0, 127).astype(np.uint8)
-
-            parts = np.nonzero(is_part)
-            for i in range(0, len(parts[0]), AT_ONCE):
-                of = tuple(axis[i : i + AT_ONCE] for axis in parts)
-                r = None if target is None else target[of] - first[of]
-                weights = self.part_weights(offset[of], first[of], moved[of], grid.ratio)
-                r, there[of] = coder.code_parts(r, weights)
-                cell[of] = first[of] + r
-
-            nearest = (offset + POINTS // 2) // POINTS
-            j = (offset - POINTS * nearest)[is_cell]
-            k = None if target is None else (target - nearest)[is_cell]
-            k, there[is_cell] = coder.code_cells(self, k, moved[is_cell], j)
-            cell[is_cell] = nearest[is_cell] + k
-
-            # of damaged data they may be anywhere
-            cell = np.where(there, cell, nearest).clip(-CELL_MAX, CELL_MAX)
-            nearby = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
-            coded = cell, there, nearby, np.where(there, moved, entry)
-            for planes, values in zip((found, sent, offsets, entries), coded):
-                planes[at] = torch.from_numpy(values).to(planes.dtype)
-            not_there = (is_part | is_cell) & ~there
-            if missing is not None:
-                # of groups after the one where a stream ended, nothing at all is known
-                missing[at] = True
-            elif before is not None and not_there.any():
-                missing = torch.zeros(shape, dtype=torch.bool)
-                missing[at] = torch.from_numpy(not_there)
-            middles = torch.from_numpy(POINTS * cell + middle).to(location)
-            return middles, torch.from_numpy(there).to(location.device)
-
-        self.walk(grid.width, board, reveal)
-        found, sent = found.to(self.spread.device), sent.to(self.spread.device)
-        planes = found, sent, offsets, entries
-        before = before if missing is not None else None
-        grid = grid._replace(offset_before=None)  # its cells are known: no one asks for it
-        return Known(*planes, grid, self.moment_table, missing, before)
-
-    def _fit_scales(
-        self,
-        ratio: int,
-        cells: np.ndarray,
-        first: np.ndarray,
-        offset: np.ndarray,
-        entry: np.ndarray,
-        is_part: np.ndarray,
-        is_cell: np.ndarray,
-    ) -> np.ndarray:
-        """Entries to move the scales of a group by, ``[n]``, of one image.
-
-        Args:
-            ratio: parts of a known cell.
-            cells: those that hold the coefficients, ``[N, n]``, as all that follow.
-            first: where a part is sent, the first cell that it may be.
-            offset: the location, from the middle of cell 0.
-            entry: of the scale table.
-            is_part: where a part of a known cell is sent.
-            is_cell: where a cell is.
-        """
-        places = (is_part | is_cell).nonzero()
-        every = scales.spacing(len(places[0]))
-        places = tuple(place[::every] for place in places)
-        zero = POINTS // 2 + offset[places]
-        below, start = POINTS * cells[places] - zero, POINTS * first[places] - zero
-        low, high = (math.log(scale) for scale in SCALE_SPAN)
-        per_entry = (high - low) / 127
-        values = (
-            places[1],
-            below,
-            below + POINTS,
-            np.where(is_part[places], start, -np.inf),
-            np.where(is_part[places], start + POINTS * ratio, np.inf),
-            low + entry[places] * per_entry + math.log(POINTS * 3**0.5 / math.pi),
-        )
-        return scales.fit(scales.Sent(*values), cells.shape[1], per_entry, every)
+        B, _, h, w = grid.shape
+        board = Checkerboard(B, h, w, self.spread.device)
+        coding = _Coding(self, coder, board, grid, threshold, before, finest)
+        self.walk(grid.width, board, coding)
+        return coding.known()
 
     def teach(
         self, grid: NestedGrid, threshold: float, before: Known | None, cells: Tensor
@@ -742,6 +620,183 @@ class CosineConditional(UniformNoiseConditional):
         total = mass.cumsum(1)
         edges = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
         return np.diff(edges, axis=1, prepend=0).astype(np.float32)
+
+
+class _Coding:
+    """A stage while it is coded: tells what came of each group, and keeps it.
+
+    Args:
+        prior: of the stage.
+        coder: where symbols come from and go to.
+        board: the blocks.
+        grid: the stage's cells.
+        threshold: below which nothing is sent.
+        before: what is known of the stages before.
+        finest: the cells of the finest grid, where they are there.
+    """
+
+    def __init__(
+        self,
+        prior: CosineConditional,
+        coder: SymbolCoder,
+        board: Checkerboard,
+        grid: NestedGrid,
+        threshold: float,
+        before: Known | None,
+        finest: Tensor | None,
+    ):
+        self.prior, self.coder, self.grid = prior, coder, grid
+        self.before, self.finest = before, finest
+        self.first_sent = first_sent(threshold)
+        self.rows = [rows.cpu() for rows in board.rows]
+        blocks = grid.shape[2] * grid.shape[3]
+        self.images = [(rows // blocks).numpy() for rows in self.rows]
+        self.cells, self.sent, self.offsets, self.entries = (
+            by_blocks(torch.zeros(grid.shape, dtype=dtype))
+            for dtype in (torch.int16, torch.bool, torch.int16, torch.uint8)
+        )
+        self.missing: Tensor | None = None
+        self.moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
+
+    def __call__(
+        self, colour: int, channels: slice, location: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows = self.rows[colour]
+
+        def here(planes: Tensor) -> np.ndarray:
+            return _flat(planes)[:, channels][rows.to(planes.device)].cpu().numpy()
+
+        kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
+        both = torch.stack(kinds).cpu().numpy()  # in one transfer
+        grid = self.grid.map(lambda planes: _flat(planes)[:, channels][rows])
+        middle = grid.middle.numpy()
+        offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
+        del kinds, both
+        first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
+        if self.before is not None:
+            is_part = here(self.before.sent)
+            first = grid.ratio * here(self.before.cells).astype(np.int32)
+            first -= grid.offset.numpy()
+        is_cell = (entry >= self.first_sent) & ~is_part
+        target = None
+        if self.finest is not None:
+            target = here(self.finest).astype(np.int32) - grid.start.numpy()
+            target //= grid.factor
+        group = _Group(target, first, offset, entry, is_part, is_cell)
+        if colour == 0:  # the other colour's scales move likewise
+            self.moves[channels.start] = self._code_moves(group)
+        moves = self.moves[channels.start][self.images[colour]]
+        moved = (entry + moves).clip(0, 127).astype(np.uint8)
+        cell, there = self._code_cells(group, moved)
+
+        nearby = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
+        coded = cell, there, nearby, np.where(there, moved, entry)
+        kept = self.cells, self.sent, self.offsets, self.entries
+        for planes, values in zip(kept, coded):
+            _flat(planes)[:, channels][rows] = torch.from_numpy(values).to(planes.dtype)
+        not_there = (is_part | is_cell) & ~there
+        if self.missing is not None:
+            # of groups after the one where a stream ended, nothing at all is known
+            _flat(self.missing)[:, channels][rows] = True
+        elif self.before is not None and not_there.any():
+            self.missing = by_blocks(torch.zeros(self.grid.shape, dtype=torch.bool))
+            _flat(self.missing)[:, channels][rows] = torch.from_numpy(not_there)
+        middles = torch.from_numpy(POINTS * cell + middle).to(location)
+        return middles, torch.from_numpy(there).to(location.device)
+
+    def _code_moves(self, group: "_Group") -> np.ndarray:
+        """Entries that the scales of a group are moved by, ``[B, n]``, int16."""
+        B, images = self.grid.shape[0], self.images[0]
+        wanted: list[list[np.ndarray] | None] = [None] * B
+        if group.cells is not None:
+            ends = itertools.pairwise(np.searchsorted(images, np.arange(B + 1)))
+            wanted = [[_fit_scales(self.grid.ratio, group.of(*some))] for some in ends]
+        n = group.entry.shape[1]
+        moves = [steps.code(self.coder, moves, [n])[0][0] for moves in wanted]
+        return np.stack(moves).astype(np.int16)
+
+    def _code_cells(
+        self, group: "_Group", entry: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The cells of a group, by these entries, and which of them are there."""
+        target, first, offset, _, is_part, is_cell = group
+        cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
+        parts = np.nonzero(is_part)
+        for i in range(0, len(parts[0]), AT_ONCE):
+            of = tuple(axis[i : i + AT_ONCE] for axis in parts)
+            r = None if target is None else target[of] - first[of]
+            known = offset[of], first[of], entry[of]
+            weights = self.prior.part_weights(*known, self.grid.ratio)
+            r, there[of] = self.coder.code_parts(r, weights)
+            cell[of] = first[of] + r
+
+        nearest = (offset + POINTS // 2) // POINTS
+        j = (offset - POINTS * nearest)[is_cell]
+        k = None if target is None else (target - nearest)[is_cell]
+        k, there[is_cell] = self.coder.code_cells(self.prior, k, entry[is_cell], j)
+        cell[is_cell] = nearest[is_cell] + k
+        # of damaged data they may be anywhere
+        return np.where(there, cell, nearest).clip(-CELL_MAX, CELL_MAX), there
+
+    def known(self) -> Known:
+        """What is known after the stage."""
+        device = self.prior.spread.device
+        cells, sent = self.cells.to(device), self.sent.to(device)
+        before = self.before if self.missing is not None else None
+        # its cells are known: no one asks for where they begin
+        grid = self.grid._replace(offset_before=None)
+        return Known(
+            cells,
+            sent,
+            self.offsets,
+            self.entries,
+            grid,
+            self.prior.moment_table,
+            self.missing,
+            before,
+        )
+
+
+class _Group(NamedTuple):
+    """A group before it is coded, ``[N, n]`` each."""
+
+    cells: np.ndarray | None  # those that hold the coefficients, where they are there
+    first: np.ndarray  # where a part is sent, the first cell that it may be
+    offset: np.ndarray  # the location, from the middle of cell 0
+    entry: np.ndarray  # of the scale table
+    is_part: np.ndarray  # where a part of a known cell is sent
+    is_cell: np.ndarray  # where a cell is
+
+    def of(self, start: int, end: int) -> "_Group":
+        """That of some blocks."""
+        return _Group(*(None if a is None else a[start:end] for a in self))  # type: ignore[arg-type]
+
+
+def _fit_scales(ratio: int, group: _Group) -> np.ndarray:
+    """Entries to move the scales of a group of one image by, ``[n]``.
+
+    Args:
+        ratio: parts of a known cell.
+        group: with its cells.
+    """
+    cells, first, offset, entry, is_part, is_cell = group
+    assert cells is not None
+    places = (is_part | is_cell).nonzero()
+    every = scales.spacing(len(places[0]))
+    places = tuple(place[::every] for place in places)
+    zero = POINTS // 2 + offset[places]
+    below, start = POINTS * cells[places] - zero, POINTS * first[places] - zero
+    low, high = (math.log(scale) for scale in SCALE_SPAN)
+    per_entry = (high - low) / 127
+    values = (
+        places[1],
+        below,
+        below + POINTS,
+        np.where(is_part[places], start, -np.inf),
+        np.where(is_part[places], start + POINTS * ratio, np.inf),
+        low + entry[places] * per_entry + math.log(POINTS * 3**0.5 / math.pi),
+    )
+    return scales.fit(scales.Sent(*values), cells.shape[1], per_entry, every)
 
 
 class Reveal(Protocol):
