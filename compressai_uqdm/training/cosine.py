@@ -2,8 +2,8 @@
 
 A network learns the stages that have it on top of those before them, which are frozen by
 then: their only part in it is which coefficients they sent, and in which cells these lie.
-The loss is the bits of all coefficients of its stages, sent or not. Thresholds vary, so that
-it knows what is sent and what is not where others would do.
+The loss is the bits of all coefficients of its stages, sent or not. Thresholds vary, so
+that others do as well.
 """
 
 import itertools
