@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ...basis import GROUPS
 from ...identity import Parts
+from ...threads import in_threads
 from .. import steps
 from ..coder import PartsCoder
 from ..integer import exact_floats
@@ -55,6 +56,7 @@ MEAN_BITS = 4
 VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
 EXACT = 1 << 24
 AT_ONCE = 1 << 13  # blocks, to bound memory
+LEAST_AT_ONCE = 1 << 9  # fewer are not worth a thread
 CELL_MAX, POINTS_MAX = (1 << 15) - 1, 1 << 30
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
@@ -201,6 +203,12 @@ class Checkerboard:
             self.cross.append(around(CROSS, 1 - c))
 
 
+def _in_parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows of blocks to work on at once: few, to bound memory, and some for each thread."""
+    of_thread = -(-len(rows) // torch.get_num_threads())
+    return rows.split(min(max(of_thread, LEAST_AT_ONCE), AT_ONCE))
+
+
 def _features(
     location: Tensor, values: Tensor, sent: Tensor, width: int, unit: int
 ) -> Tensor:
@@ -227,9 +235,10 @@ def _features(
         ]
         return torch.cat(features, 1).float()
 
-    parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
+    parts = zip(*map(_in_parts, (location, values, sent)))
     nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
-    return torch.cat([*(of(*part) for part in parts), nothing])
+    found = in_threads(lambda part: of(*part), parts, values.device)
+    return torch.cat([*found, nothing])
 
 
 def _flat(planes: Tensor) -> Tensor:
@@ -301,7 +310,9 @@ class Group(nn.Module):
             around: places of the features of the blocks around each.
         """
         bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
-        return torch.addmm(bias, features[around].flatten(1), weights)
+        # by one index it is four times as fast
+        seen = features.index_select(0, around.flatten()).view(len(around), -1)
+        return torch.addmm(bias, seen, weights)
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -396,24 +407,32 @@ class CosineConditional(UniformNoiseConditional):
         means = torch.empty(0)
 
         def look(colour: int, channels: slice, group: Group) -> tuple[Tensor, Tensor]:
-            n, found = channels.stop - channels.start, []
-            for state in states[colour].split(AT_ONCE):
+            n = channels.stop - channels.start
+
+            def of(state: Tensor) -> tuple[Tensor, Tensor]:
                 out = group.look(state.double()).double()
                 entry = (out[:, n:] * entries + base[channels]) * scale
                 location = rounded(out[:, :n] * points[channels], scale)
-                found.append((location, rounded(entry.clamp(-0.25, 127.25))))
+                return location, rounded(entry.clamp(-0.25, 127.25))
+
+            found = in_threads(of, _in_parts(states[colour]), device)
             locations, indexes = zip(*found)
             return torch.cat(locations), torch.cat(indexes)
 
         def spread(colour: int, group: Group, features: Tensor) -> None:
-            for name, around, state in (
-                ("own", board.own[colour], states[colour]),
-                ("cross", board.cross[colour], states[1 - colour]),
-            ):
-                for first in range(0, len(state), AT_ONCE):
-                    some = slice(first, first + AT_ONCE)
-                    sums = group.spread(name, features, around[some])
-                    state[some].add_(sums.to(dtype))
+            def add(part: tuple[str, Tensor, Tensor]) -> None:
+                name, around, state = part
+                state.add_(group.spread(name, features, around).to(dtype))
+
+            parts = [
+                (name, *part)
+                for name, around, state in (
+                    ("own", board.own[colour], states[colour]),
+                    ("cross", board.cross[colour], states[1 - colour]),
+                )
+                for part in zip(_in_parts(around), _in_parts(state))
+            ]
+            in_threads(add, parts, device)
 
         for colour, channels, group in self.steps():
             location, index = look(colour, channels, group)
@@ -664,11 +683,12 @@ class _Coding:
         rows = self.rows[colour]
 
         def here(planes: Tensor) -> np.ndarray:
-            return _flat(planes)[:, channels][rows.to(planes.device)].cpu().numpy()
+            there = rows.to(planes.device)
+            return _flat(planes)[:, channels].index_select(0, there).cpu().numpy()
 
         kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
         both = torch.stack(kinds).cpu().numpy()  # in one transfer
-        grid = self.grid.map(lambda planes: _flat(planes)[:, channels][rows])
+        grid = self.grid.map(lambda p: _flat(p)[:, channels].index_select(0, rows))
         middle = grid.middle.numpy()
         offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
         del kinds, both
@@ -721,14 +741,22 @@ class _Coding:
         """The cells of a group, by these entries, and which of them are there."""
         target, first, offset, _, is_part, is_cell = group
         cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
-        parts = np.nonzero(is_part)
-        for i in range(0, len(parts[0]), AT_ONCE):
-            of = tuple(axis[i : i + AT_ONCE] for axis in parts)
-            r = None if target is None else target[of] - first[of]
+        blocks, channels = np.nonzero(is_part)
+        pieces = [
+            (blocks[i : i + AT_ONCE], channels[i : i + AT_ONCE])
+            for i in range(0, len(blocks), AT_ONCE)
+        ]
+
+        def tables(of: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             known = offset[of], first[of], entry[of]
-            weights = self.prior.part_weights(*known, self.grid.ratio)
-            r, there[of] = self.coder.code_parts(r, weights)
-            cell[of] = first[of] + r
+            return self.prior.part_weights(*known, self.grid.ratio)
+
+        for i in range(0, len(pieces), 4):  # to bound memory
+            some = pieces[i : i + 4]
+            for of, weights in zip(some, in_threads(tables, some)):
+                r = None if target is None else target[of] - first[of]
+                r, there[of] = self.coder.code_parts(r, weights)
+                cell[of] = first[of] + r
 
         nearest = (offset + POINTS // 2) // POINTS
         j = (offset - POINTS * nearest)[is_cell]
