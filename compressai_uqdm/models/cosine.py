@@ -194,7 +194,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         priors = [CosineConditional(unit, config.hidden) for unit in config.networks]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
         self.pixel_prior = CosinePixels()
-        pictures = [PictureNetwork() for _ in config.networks]
+        pictures = [PictureNetwork() for _ in config.widths]
         self.pictures = cast(Sequence[PictureNetwork], nn.ModuleList(pictures))
         self.quality = self.n_stages if quality is None else quality
 
@@ -316,8 +316,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
         # a stage that ends early looks more like the one before
         is_cut = latent.known.missing is not None
-        network = self.pictures[self.config.network(latent.stages - 1 - is_cut)]
-        found = []
+        network, found = self.pictures[latent.stages - 1 - is_cut], []
         for guess in self.guesses(latent):
             positions = network(guess) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
             found.append(positions.clip(0, 255).astype(np.uint8))

@@ -294,7 +294,7 @@ def _initial_model(
             ratios = [abs(math.log(t.unit / prior.unit)) for t in trained.latent_priors]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
         net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
-        if trained.config.networks == net.config.networks:
+        if trained.config.widths == net.config.widths:
             net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
     else:
         spread = _spread(photographs, config.crop_size, config.seed)
@@ -432,8 +432,7 @@ class PicturePhase(Phase):
     def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Squared errors of every stage's picture, before and after."""
         x = levels.float()
-        for _, latent in self.net.teach(levels):
-            network = self.networks[self.net.config.network(latent.stages - 1)]
+        for network, (_, latent) in zip(self.networks, self.net.teach(levels)):
             crops = crops_of(self.net, latent, levels)
             yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
 
@@ -447,7 +446,7 @@ class PicturePhase(Phase):
 
     def measure(self, crops: Tensor) -> dict[str, float]:
         """PSNR of every stage's picture, and what it gained, in dB."""
-        squares = np.zeros((len(self.net.config.widths), 2))
+        squares = np.zeros((len(self.networks), 2))
         for levels in crops.split(TEST_BATCH):
             squares += [[e.item() for e in errors] for errors in self._errors(levels)]
         psnr = [[_psnr(mse) for mse in stage] for stage in squares / crops.numel()]
