@@ -92,7 +92,7 @@ _BANDS = ((0, 6), (6, 15), (15, 21), (21, 24))  # in groups of coefficients
 
 
 class Moments(NamedTuple):
-    """What coefficients tell of some rows of one picture, in integers."""
+    """What coefficients tell of some rows of blocks of one picture, in integers."""
 
     positions: np.ndarray
     """The pixels, in levels with 16 fractional bits, ``[3, n, W]``."""
@@ -124,26 +124,33 @@ class Guess(NamedTuple):
         return self.planes[3:]
 
     @classmethod
-    def of(cls, size: tuple[int, int], moments: Iterable[Moments]) -> "Guess":
+    def of(
+        cls,
+        size: tuple[int, int],
+        parts: Iterable[slice],
+        moments: Callable[[slice], Moments],
+    ) -> "Guess":
         """The guess of a picture.
 
         Args:
             size: (H, W).
-            moments: of its rows, from top to bottom.
+            parts: rows of blocks; together they are all.
+            moments: gives those of some rows of blocks.
         """
         H, W = size
         positions = np.empty((3, H, W), np.int32)
         planes = np.empty((6, H, W), np.int16)
         of_bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)
-        top = 0
-        for part in moments:
-            rows = slice(top, top + part.positions.shape[1])
-            blocks = slice(top // BLOCK, top // BLOCK + part.coefficients.shape[1])
+
+        def fill(blocks: slice) -> None:
+            part = moments(blocks)
+            rows = slice(BLOCK * blocks.start, BLOCK * blocks.stop)
             positions[:, rows] = part.positions
             planes[3:, rows] = _log_deviation(part.variances, _LOWEST)
             means = _means_of_bands(part.coefficients)
             of_bands[:, blocks] = _log_deviation(means, _LOWEST_IN_BAND)
-            top = rows.stop
+
+        in_threads(fill, parts)
         _see_detail(positions, planes[:3])
         return cls(positions, planes, of_bands)
 
@@ -166,7 +173,8 @@ def _see_detail(positions: np.ndarray, found: np.ndarray) -> None:
     n, (_, H, W) = SIDE // 2, positions.shape
     across = np.arange(-n, W + n).clip(0, W - 1)
     shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
-    for rows in bands(H, W):
+
+    def see(rows: slice) -> None:
         down = np.arange(rows.start - n, rows.stop + n).clip(0, H - 1)
         around = positions[:, down[:, None], across].astype(np.int64)
         around = np.pad(around.cumsum(1), ((0, 0), (1, 0), (0, 0)))
@@ -175,6 +183,8 @@ def _see_detail(positions: np.ndarray, found: np.ndarray) -> None:
         mean = (around[:, :, SIDE:] - around[:, :, :-SIDE]) // SIDE**2
         detail = rounded_shift(positions[:, rows] - mean, shift)
         found[:, rows] = detail.clip(-INPUT_MAX, INPUT_MAX)
+
+    in_threads(see, bands(H, W))
 
 
 def _log_deviation(variances: np.ndarray, lowest: int) -> np.ndarray:
@@ -298,8 +308,9 @@ class WindowNetwork(IntegerNetwork):
         _, (row, column) = GROUPS[g]
         _, H, W = errors.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
-        around, w, found = np.arange(SIDE) - SIDE // 2, self._weights(g), []
-        for some in np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS):
+        around, w = np.arange(SIDE) - SIDE // 2, self._weights(g)
+
+        def run(some: np.ndarray) -> tuple[Tensor, Tensor]:
             y, x = 2 * (some // n) + row, 2 * (some % n) + column
             down = _mirrored(y + around[:, None, None], H)
             across = _mirrored(x + around[:, None], W)
@@ -307,8 +318,9 @@ class WindowNetwork(IntegerNetwork):
             windows = torch.from_numpy(np.concatenate(seen)).float().flatten(0, 2)
             of_blocks = torch.from_numpy(guess.bands[:, y // 8, x // 8]).float()
             of_blocks = torch.addmm(w["conv_bias"][:, None], w["bands"], of_blocks)
-            sums = w["conv"].flatten(1) @ windows
-            found.append(self._later_layers(sums, of_blocks, w))
+            return self._later_layers(w["conv"].flatten(1) @ windows, of_blocks, w)
+
+        found = in_threads(run, np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS))
         hidden, out = (torch.cat(pieces, 1) for pieces in zip(*found))
         return hidden, out
 
