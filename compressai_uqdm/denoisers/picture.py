@@ -37,6 +37,7 @@ from ..entropy_models.pixels.cosine import (
     Guess,
     deviations_of,
 )
+from ..threads import in_threads
 
 __all__ = ["LAYERS", "PictureNetwork"]
 
@@ -85,16 +86,20 @@ class PictureNetwork(IntegerNetwork):
         h, w = -(-H // 2), -(-W // 2)
         x = np.arange(-2 * HALO, 2 * (w + HALO)).clip(0, W - 1)
         shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
-        for rows in bands(h, w):
+        weights = self._weights()
+
+        def improve(rows: slice) -> None:
             y = np.arange(2 * (rows.start - HALO), 2 * (rows.stop + HALO)).clip(0, H - 1)
             window = torch.from_numpy(guess.planes[:, y[:, None], x]).float()
-            with exact_floats():
-                sums = self.layers(F.pixel_unshuffle(window, 2))
+            sums = self._layers(F.pixel_unshuffle(window, 2), weights)
             change = F.pixel_shuffle(sums, 2).to(torch.int64).numpy()
             here = slice(2 * rows.start, min(2 * rows.stop, H))
             change = change[:, : here.stop - here.start, :W]
             move = change * deviations_of(guess.log_deviations[:, here])
             found[:, here] += rounded_shift(move, shift)
+
+        with exact_floats():
+            in_threads(improve, bands(h, w))
         return found
 
     def layers(self, x: Tensor) -> Tensor:
@@ -108,10 +113,15 @@ class PictureNetwork(IntegerNetwork):
             what to add to the picture, in deviations, integers of ``SUM_BITS`` fractional
             bits, float32, ``[12, h - 6, w - 6]``.
         """
-        w = dict(self.named_buffers())
+        return self._layers(x, self._weights())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: buffer.cpu().float() for name, buffer in self.named_buffers()}
+
+    @staticmethod
+    def _layers(x: Tensor, w: dict[str, Tensor]) -> Tensor:
         for i in range(len(LAYERS)):
-            weight, bias = w[f"conv_{i}"].cpu().float(), w[f"conv_{i}_bias"].cpu().float()
-            x = F.conv2d(x[None], weight, bias)[0]
+            x = F.conv2d(x[None], w[f"conv_{i}"], w[f"conv_{i}_bias"])[0]
             if i + 1 < len(LAYERS):
                 x = activate(x, SUM_BITS)
         return x

@@ -1,5 +1,6 @@
 """CosineUQDM: universal quantization by nested stages, in a cosine basis."""
 
+import functools
 import json
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,12 +40,13 @@ from ..entropy_models.nested import (
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
+from ..threads import in_threads
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import read_checkpoint
 
 __all__ = ["CosineConfig", "CosineLatent", "CosineUQDM"]
 
-_AT_ONCE = 1 << 11  # blocks whose pixels are computed at once, to bound memory
+_AT_ONCE = 1 << 10  # blocks whose pixels are computed at once, to bound memory
 
 
 @dataclass(frozen=True)
@@ -271,30 +273,34 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """Cells of the finest grid that hold the coefficients of images, int16."""
         grid = latent.grids[-1]
         found = by_blocks(torch.empty(grid.shape, dtype=torch.int16, device=levels.device))
-        for rows, pixels in _bands(latent.size):
-            x = to_cosines(levels[:, :, pixels])
+
+        def fill(rows: slice) -> None:
+            x = to_cosines(levels[:, :, BLOCK * rows.start : BLOCK * rows.stop])
             u = grid.dither[:, :, rows].to(x.device)
             found[:, :, rows] = finest_cells(x, grid.width, u).short()
+
+        in_threads(fill, _bands(latent.size), levels.device)
         return found
 
     def guesses(self, latent: CosineLatent) -> Iterator[Guess]:
         """What coefficients tell of the pixels of each image, once there are any."""
-        assert latent.known is not None
-        for b in range(len(latent.known.cells)):
-            yield Guess.of(latent.size, self._moments(latent.known, b, latent.size))
+        known, size = latent.known, latent.size
+        assert known is not None
+        for b in range(len(known.cells)):
+            moments = functools.partial(self._moments, known, b, size)
+            yield Guess.of(size, _bands(size), moments)
 
     @staticmethod
-    def _moments(known: Known, b: int, size: tuple[int, int]) -> Iterator[Moments]:
-        """Those of some rows of image b at once, from top to bottom."""
+    def _moments(known: Known, b: int, size: tuple[int, int], rows: slice) -> Moments:
+        """Those of some rows of blocks of image b."""
         width = known.grid.width
         shift = 9 - COEFFICIENT_BITS  # means are in 1/512 of the width
-        for rows, pixels in _bands(size):
-            means, variances = known.moments(b, rows)
-            here = (pixels.stop - pixels.start, size[1])
-            positions = from_cosines(means * width + (1 << shift - 1) >> shift, here)
-            variances *= width**2
-            variances >>= 20 - VARIANCE_BITS
-            yield Moments(positions, spread_variances(variances, here), variances)
+        means, variances = known.moments(b, rows)
+        here = min(BLOCK * rows.stop, size[0]) - BLOCK * rows.start, size[1]
+        positions = from_cosines(means * width + (1 << shift - 1) >> shift, here)
+        variances *= width**2
+        variances >>= 20 - VARIANCE_BITS
+        return Moments(positions, spread_variances(variances, here), variances)
 
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
@@ -462,11 +468,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return net.eval()
 
 
-def _bands(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Rows of blocks and of pixels to compute at once, to bound memory."""
+def _bands(size: tuple[int, int]) -> Iterator[slice]:
+    """Rows of blocks to compute at once, to bound memory."""
     height, width = size
-    for rows in bands(n_blocks(height), n_blocks(width), _AT_ONCE):
-        yield rows, slice(rows.start * BLOCK, min(rows.stop * BLOCK, height))
+    return bands(n_blocks(height), n_blocks(width), _AT_ONCE)
 
 
 def _is_weight(name: str) -> bool:

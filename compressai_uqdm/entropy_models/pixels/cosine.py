@@ -20,7 +20,7 @@ and activations are fixed-point numbers, and no sum reaches 2^24 (:mod:`..intege
 
 import math
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from torch import Tensor
 from ...basis import BLOCK, n_blocks
 from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
+from ...threads import in_threads
 from .. import refit
 from ..groups import GROUPS, group
 from ..integer import (
@@ -91,7 +92,7 @@ _BANDS = ((0, 6), (6, 15), (15, 21), (21, 24))  # in groups of coefficients
 
 
 class Moments(NamedTuple):
-    """What coefficients tell of some rows of one picture, in integers."""
+    """What coefficients tell of some rows of blocks of one picture, in integers."""
 
     positions: np.ndarray
     """The pixels, in levels with 16 fractional bits, ``[3, n, W]``."""
@@ -123,26 +124,33 @@ class Guess(NamedTuple):
         return self.planes[3:]
 
     @classmethod
-    def of(cls, size: tuple[int, int], moments: Iterable[Moments]) -> "Guess":
+    def of(
+        cls,
+        size: tuple[int, int],
+        parts: Iterable[slice],
+        moments: Callable[[slice], Moments],
+    ) -> "Guess":
         """The guess of a picture.
 
         Args:
             size: (H, W).
-            moments: of its rows, from top to bottom.
+            parts: rows of blocks; together they are all.
+            moments: gives those of some rows of blocks.
         """
         H, W = size
         positions = np.empty((3, H, W), np.int32)
         planes = np.empty((6, H, W), np.int16)
         of_bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)
-        top = 0
-        for part in moments:
-            rows = slice(top, top + part.positions.shape[1])
-            blocks = slice(top // BLOCK, top // BLOCK + part.coefficients.shape[1])
+
+        def fill(blocks: slice) -> None:
+            part = moments(blocks)
+            rows = slice(BLOCK * blocks.start, BLOCK * blocks.stop)
             positions[:, rows] = part.positions
             planes[3:, rows] = _log_deviation(part.variances, _LOWEST)
             means = _means_of_bands(part.coefficients)
             of_bands[:, blocks] = _log_deviation(means, _LOWEST_IN_BAND)
-            top = rows.stop
+
+        in_threads(fill, parts)
         _see_detail(positions, planes[:3])
         return cls(positions, planes, of_bands)
 
@@ -165,7 +173,8 @@ def _see_detail(positions: np.ndarray, found: np.ndarray) -> None:
     n, (_, H, W) = SIDE // 2, positions.shape
     across = np.arange(-n, W + n).clip(0, W - 1)
     shift = POSITION_BITS + _PICTURE_SHIFT - INPUT_BITS
-    for rows in bands(H, W):
+
+    def see(rows: slice) -> None:
         down = np.arange(rows.start - n, rows.stop + n).clip(0, H - 1)
         around = positions[:, down[:, None], across].astype(np.int64)
         around = np.pad(around.cumsum(1), ((0, 0), (1, 0), (0, 0)))
@@ -174,6 +183,8 @@ def _see_detail(positions: np.ndarray, found: np.ndarray) -> None:
         mean = (around[:, :, SIDE:] - around[:, :, :-SIDE]) // SIDE**2
         detail = rounded_shift(positions[:, rows] - mean, shift)
         found[:, rows] = detail.clip(-INPUT_MAX, INPUT_MAX)
+
+    in_threads(see, bands(H, W))
 
 
 def _log_deviation(variances: np.ndarray, lowest: int) -> np.ndarray:
@@ -251,36 +262,44 @@ class WindowNetwork(IntegerNetwork):
         for name in ("mix", "head"):
             check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
 
-    def group(self, errors: np.ndarray, guess: Guess, g: int) -> Iterator[Part]:
-        """Run the network at all values of one group.
+    def group(self, errors: np.ndarray, guess: Guess, g: int) -> Callable[[slice], Part]:
+        """The network at the values of one group.
 
         Args:
             errors: those so far, int16, ``[3, H, W]``.
             guess: what is known of the picture.
             g: number of the group.
 
-        Yields:
-            some rows of the group, and of these the outputs of :meth:`layers`: hidden
-            activations, and what to move the guess by, in deviations, and the logarithm
-            of the scale, less that of the deviation, with 15 fractional bits.
+        Returns:
+            a function that runs it at some rows of the group, and gives of these the
+            outputs of :meth:`layers`: hidden activations, and what to move the guess by,
+            in deviations, and the logarithm of the scale, less that of the deviation,
+            with 15 fractional bits.
         """
         _, (row, column) = GROUPS[g]
         _, H, W = errors.shape
-        h, n = -(-(H - row) // 2), -(-(W - column) // 2)
+        n = -(-(W - column) // 2)
         # mirrored, pixels stay in their phase: what is not decoded yet is not seen
-        across = _mirrored(np.arange(column - SIDE // 2, 2 * (n - 1) + column + 3), W)
+        before, width = SIDE // 2 - column, 2 * n + SIDE - 2
+        sides = (0, 0), (0, 0), (before, width - before - W)
         w = self._weights(g)
-        x = (2 * np.arange(n) + column) // 8
-        for rows in bands(h, n):
+
+        def run(rows: slice) -> Part:
+            h = rows.stop - rows.start
             first = 2 * rows.start + row - SIDE // 2
-            down = _mirrored(np.arange(first, first + 2 * (rows.stop - rows.start) + 3), H)
-            seen = [planes[:, down[:, None], across] for planes in (errors, guess.planes)]
-            window = torch.from_numpy(np.concatenate(seen)).float()
-            y = (2 * np.arange(rows.start, rows.stop) + row) // 8
-            of_blocks = torch.from_numpy(guess.bands[:, y[0] : y[-1] + 1]).float()
+            down = _mirrored(np.arange(first, first + 2 * h + SIDE - 2), H)
+            seen = np.concatenate([planes[:, down] for planes in (errors, guess.planes)])
+            window = torch.from_numpy(np.pad(seen, sides, "reflect")).float()
+            top = rows.start // 4  # a block is four of a group's values wide and high
+            of_blocks = torch.from_numpy(guess.bands[:, top : -(-rows.stop // 4)]).float()
             of_blocks = torch.einsum("oi,ihw->ohw", w["bands"], of_blocks)
             of_blocks += w["conv_bias"][:, None, None]
-            yield rows, *self.layers(window, of_blocks[:, (y - y[0])[:, None], x], g)
+            spread = of_blocks[:, :, None, :, None].expand(-1, -1, 4, -1, 4)
+            spread = spread.flatten(3).flatten(1, 2)
+            spread = spread[:, rows.start - 4 * top :][:, :h, :n]
+            return rows, *self._layers(window, spread, w)
+
+        return run
 
     def some(
         self, errors: np.ndarray, guess: Guess, g: int, every: int
@@ -289,8 +308,9 @@ class WindowNetwork(IntegerNetwork):
         _, (row, column) = GROUPS[g]
         _, H, W = errors.shape
         h, n = -(-(H - row) // 2), -(-(W - column) // 2)
-        around, w, found = np.arange(SIDE) - SIDE // 2, self._weights(g), []
-        for some in np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS):
+        around, w = np.arange(SIDE) - SIDE // 2, self._weights(g)
+
+        def run(some: np.ndarray) -> tuple[Tensor, Tensor]:
             y, x = 2 * (some // n) + row, 2 * (some % n) + column
             down = _mirrored(y + around[:, None, None], H)
             across = _mirrored(x + around[:, None], W)
@@ -298,8 +318,9 @@ class WindowNetwork(IntegerNetwork):
             windows = torch.from_numpy(np.concatenate(seen)).float().flatten(0, 2)
             of_blocks = torch.from_numpy(guess.bands[:, y // 8, x // 8]).float()
             of_blocks = torch.addmm(w["conv_bias"][:, None], w["bands"], of_blocks)
-            sums = w["conv"].flatten(1) @ windows
-            found.append(self._later_layers(sums, of_blocks, w))
+            return self._later_layers(w["conv"].flatten(1) @ windows, of_blocks, w)
+
+        found = in_threads(run, np.array_split(np.arange(0, h * n, every), _SPARSE_PARTS))
         hidden, out = (torch.cat(pieces, 1) for pieces in zip(*found))
         return hidden, out
 
@@ -316,7 +337,11 @@ class WindowNetwork(IntegerNetwork):
         Returns:
             as :meth:`group`, integers, float32, ``[48, h, n]``, and float64, ``[2, h, n]``.
         """
-        w = self._weights(g)
+        return self._layers(window, of_blocks, self._weights(g))
+
+    def _layers(
+        self, window: Tensor, of_blocks: Tensor, w: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         sums = F.conv2d(window[None], w["conv"], stride=2)[0]
         return self._later_layers(sums, of_blocks, w)
 
@@ -386,7 +411,6 @@ class CosinePixels(UniformNoiseConditional):
             the levels, uint8. Where a stream ends early, they are at their location.
         """
         self._check_cdf_size()
-        _, inverse = deviations()
         errors = np.zeros_like(guess.log_deviations)
         found = np.empty(errors.shape, np.uint8)
         for rows in bands(*found.shape[1:]):
@@ -398,13 +422,13 @@ class CosinePixels(UniformNoiseConditional):
             )
             if not positions.size:
                 continue
-            parts: Iterable[Part] = self.network.group(errors, guess, g)
-            target = steps = None
+            run = self.network.group(errors, guess, g)
+            target = steps = parts = None
             if levels is not None:
                 target = group(levels, g).reshape(-1)
                 every = refit.spacing(target.size)
                 if every < FEW:
-                    parts = list(parts)
+                    parts = in_threads(run, bands(*positions.shape))
                     hidden, out = _every(parts, every)
                 else:
                     hidden, out = self.network.some(errors, guess, g, every)
@@ -414,21 +438,12 @@ class CosinePixels(UniformNoiseConditional):
             steps, all_there = refit.code(coder, steps, HIDDEN)
             if not all_there:
                 break
-            at = np.empty(positions.shape, np.int16)
-            entry = np.empty(positions.shape, np.uint8)
-            for rows, hidden, out in parts:
-                here = positions[rows], log_deviations[rows]
-                at[rows], entry[rows] = _place(*here, hidden, out, steps)
+            at, entry = _places(positions, log_deviations, run, parts, steps)
             x, there = self._code_group(coder, target, at.reshape(-1), entry.reshape(-1))
             group(found, g)[...] = x.reshape(positions.shape)
             if not there.all():
                 break
-            for rows in bands(*positions.shape):
-                position = positions[rows].astype(np.int64)
-                error = (group(found, g)[rows].astype(np.int64) << POSITION_BITS) - position
-                error *= inverse[log_deviations[rows].astype(np.int64) - _LOWEST]
-                error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
-                group(errors, g)[rows] = error.clip(-INPUT_MAX, INPUT_MAX)
+            _tell_errors(group(errors, g), group(found, g), positions, log_deviations)
         return found
 
     def _code_group(
@@ -490,6 +505,37 @@ def _every(parts: Iterable[Part], every: int) -> tuple[Tensor, Tensor]:
     return hidden, out
 
 
+def _places(
+    positions: np.ndarray,
+    log_deviations: np.ndarray,
+    run: Callable[[slice], Part],
+    parts: list[Part] | None,
+    steps: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Locations, in 1/32 level, and entries of scales, of a group's values, ``[h, n]``.
+
+    Args:
+        positions: of the guess.
+        log_deviations: of the guess.
+        run: as of :meth:`WindowNetwork.group`.
+        parts: what that gives, where it is there already.
+        steps: what is added to the last layer.
+    """
+    at = np.empty(positions.shape, np.int16)
+    entry = np.empty(positions.shape, np.uint8)
+
+    def place(part: Part) -> None:
+        rows, hidden, out = part
+        here = positions[rows], log_deviations[rows]
+        at[rows], entry[rows] = _place(*here, hidden, out, steps)
+
+    if parts is None:
+        in_threads(lambda rows: place(run(rows)), bands(*positions.shape))
+    else:
+        in_threads(place, parts)
+    return at, entry
+
+
 def _place(
     positions: np.ndarray,
     log_deviations: np.ndarray,
@@ -497,15 +543,7 @@ def _place(
     out: Tensor,
     steps: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Locations, in 1/32 level, and entries of scales, of values of the guess, ``[h, n]``.
-
-    Args:
-        positions: of the guess.
-        log_deviations: of the guess.
-        hidden: as of :meth:`WindowNetwork.layers`; ``out`` too.
-        out: see there.
-        steps: what is added to the last layer.
-    """
+    """Those of some rows."""
     outputs = out.to(torch.int64).numpy()
     outputs[1] += log_deviations.astype(np.int64) << (SUM_BITS - INPUT_BITS)
     if steps.any():
@@ -518,6 +556,25 @@ def _place(
     factor, base = _to_entry()
     entry = rounded_shift(outputs[1] * factor + base, 24)
     return at.clip(0, POINTS * (LEVELS - 1)), entry.clip(0, SCALE_LEVELS - 1)
+
+
+def _tell_errors(
+    errors: np.ndarray,
+    levels: np.ndarray,
+    positions: np.ndarray,
+    log_deviations: np.ndarray,
+) -> None:
+    """How far the values of a group are from where they were guessed, ``[h, n]``."""
+    _, inverse = deviations()
+
+    def tell(rows: slice) -> None:
+        error = levels[rows].astype(np.int64) << POSITION_BITS
+        error -= positions[rows]
+        error *= inverse[log_deviations[rows].astype(np.int64) - _LOWEST]
+        error = rounded_shift(error, POSITION_BITS + 16 - INPUT_BITS)
+        errors[rows] = error.clip(-INPUT_MAX, INPUT_MAX)
+
+    in_threads(tell, bands(*levels.shape))
 
 
 def _cells(
