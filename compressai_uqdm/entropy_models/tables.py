@@ -30,10 +30,11 @@ def exp(x: np.ndarray) -> np.ndarray:
     term = np.ones_like(r)
     total = np.ones_like(r)
     for n in range(1, 20):
-        term = term * r / n
-        total = total + term
+        term *= r
+        term /= n
+        total += term
     for _ in range(10):
-        total = total * total
+        total *= total
     return total
 
 

@@ -32,7 +32,7 @@ class Codec:
 
     Args:
         name: its name.
-        net: the model, on its device.
+        net: the model, on its device, ready to code.
 
     Attributes:
         arithmetics: those it can compute in, first that of files unless they say
@@ -40,7 +40,6 @@ class Codec:
     """
 
     def __init__(self, name: str, net: UQDM | CosineUQDM):
-        net.update()
         self.name, self.net = name, net.eval()
         self.digest = digest(net.parts())
         self.arithmetics = cast(tuple[Arithmetic, ...], net.arithmetics)

@@ -1,5 +1,8 @@
 """Reading checkpoints: ours, CompressAI's trainers', and the published layout."""
 
+import io
+import zipfile
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -51,8 +54,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            return _read_arrays(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -65,6 +67,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds no state dict but {type(checkpoint)}")
     return checkpoint
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of an ``.npz`` file, faster than ``np.load``, which opens each twice."""
+    with zipfile.ZipFile(path) as archive:
+        return {
+            name.removesuffix(".npy"): torch.from_numpy(
+                np.lib.format.read_array(io.BytesIO(archive.read(name)))
+            )
+            for name in archive.namelist()
+        }
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], weights: Weights) -> Mapping[str, Any]:

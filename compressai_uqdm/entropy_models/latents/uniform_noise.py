@@ -1,5 +1,6 @@
 """The prior of a latent stage: a conditional density under uniform noise."""
 
+import functools
 import math
 
 from collections.abc import Iterator
@@ -150,29 +151,10 @@ class UniformNoiseConditional(TabledEntropyModel):
         low, _, high = self.quantiles.detach().double().tolist()
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"quantiles must be finite, got {low} and {high}")
-        high = min(max(high, low + 1e-3), 10.0)
-        table = np.exp(np.linspace(min(low, high - 1e-3), high, SCALE_LEVELS))
-        table = table.astype(np.float32)  # rounded, so that all platforms agree
-        scales = table.astype(np.float64)
-
-        logistic = self.prior_type == "logistic"
-        if logistic:
-            scales = scales * (math.sqrt(3) / math.pi)
-        tail = 11.8 if logistic else 4.4  # where 2^-16 is left of G
-        width = np.searchsorted(_HALF_WIDTHS, np.minimum(scales * tail, 256))
-        R = _HALF_WIDTHS[width]
-
-        # One CDF per scale, at multiples of 1 / N from -(R + 1) to R + 1, holds the
-        # tables of all dithers.
-        length = 2 * (R + 1) * N + 1
-        cdf = np.zeros((SCALE_LEVELS, length.max()), np.int32)
-        for i in range(SCALE_LEVELS):
-            x = (np.arange(length[i]) - (R[i] + 1) * N) / (N * scales[i])
-            G = logistic_cdf(x) if logistic else normal_cdf(x)
-            cdf[i, : length[i]] = quantize_cdf(G, 2 * R[i] + 3)
+        scales, cdf, length, first = _tables(self.prior_type, low, high)
         device = self.quantiles.device
-        self.scale_table = torch.from_numpy(table).to(device)
-        self._set_tables(cdf, length, -R, device)
+        self.scale_table = torch.from_numpy(scales.copy()).to(device)
+        self._set_tables(cdf, length, first, device)
         return True
 
     def parts(self) -> Parts:
@@ -385,6 +367,40 @@ class UniformNoiseConditional(TabledEntropyModel):
             symbols[escaped[len(excess) :]] = UNKNOWN
             k[where[: len(symbols)]] = symbols
         return k
+
+
+@functools.lru_cache(maxsize=1)  # stages may have the same
+def _tables(
+    prior_type: str, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The scale table, and by its entries rows of a CDF, their lengths and first symbols.
+
+    Args:
+        prior_type: G.
+        low: logarithm of the least scale.
+        high: of the largest.
+    """
+    high = min(max(high, low + 1e-3), 10.0)
+    table = np.exp(np.linspace(min(low, high - 1e-3), high, SCALE_LEVELS))
+    table = table.astype(np.float32)  # rounded, so that all platforms agree
+    scales = table.astype(np.float64)
+
+    logistic = prior_type == "logistic"
+    if logistic:
+        scales = scales * (math.sqrt(3) / math.pi)
+    tail = 11.8 if logistic else 4.4  # where 2^-16 is left of G
+    width = np.searchsorted(_HALF_WIDTHS, np.minimum(scales * tail, 256))
+    R = _HALF_WIDTHS[width]
+
+    # One CDF per scale, at multiples of 1 / N from -(R + 1) to R + 1, holds the tables of
+    # all dithers.
+    length = 2 * (R + 1) * N + 1
+    cdf = np.zeros((SCALE_LEVELS, length.max()), np.int32)
+    for i in range(SCALE_LEVELS):
+        x = (np.arange(length[i]) - (R[i] + 1) * N) / (N * scales[i])
+        G = logistic_cdf(x) if logistic else normal_cdf(x)
+        cdf[i, : length[i]] = quantize_cdf(G, 2 * R[i] + 3)
+    return table, cdf, length, -R
 
 
 class Correction:
