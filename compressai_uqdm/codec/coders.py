@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..diffusion import levels_to_x
-from ..entropy_models.coder import Notes, StreamDecoder, StreamEncoder
+from ..entropy_models.coder import Notes, StreamDecoder, StreamEncoder, SymbolCoder
 from ..entropy_models.guard import Guard, ReadGuard, WrittenGuard
-from ..entropy_models.latents.uniform_noise import UNKNOWN, UniformNoiseConditional
+from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
 from ..entropy_models.lattice import from_lattice
 from ..entropy_models.pixels.base import PixelPrior
 from .latent import Latent
@@ -52,39 +52,14 @@ class Coder:
     Args:
         shape: of the images, ``[B, 3, H, W]``.
         seed: of the dither.
+        symbols: where they come from and go to.
     """
 
     levels: Tensor | None = None
     """The images, 0..255, ``[B, 3, H, W]``, where they are there."""
 
-    def __init__(self, shape: Sequence[int], seed: int):
-        self.shape, self.seed = torch.Size(shape), seed
-
-    def code_cells(
-        self,
-        prior: UniformNoiseConditional,
-        k: np.ndarray | None,
-        indexes: np.ndarray,
-        j: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols k of a prior's tables (indexes, j), each ``[m]``, in the cosine basis.
-
-        Args:
-            prior: of the stage.
-            k: the symbols, or None where they are to be read.
-            indexes: entries of the scale table.
-            j: offsets of the locations, -16..15.
-
-        Returns:
-            the symbols, and which of them are there: a stream may end early.
-        """
-        raise NotImplementedError
-
-    def code_parts(
-        self, r: np.ndarray | None, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols r, ``[m]``, by a table of weights for each, ``[m, n]``; likewise."""
-        raise NotImplementedError
+    def __init__(self, shape: Sequence[int], seed: int, symbols: SymbolCoder):
+        self.shape, self.seed, self.symbols = torch.Size(shape), seed, symbols
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         """So many stages end, with these values, int, ``[B, ...]``."""
@@ -116,9 +91,8 @@ class Encoder(Coder):
     levels: Tensor
 
     def __init__(self, levels: Tensor, seed: int, guarded: bool):
-        super().__init__(levels.shape, seed)
-        self.levels = levels
-        self.stream = StreamEncoder()
+        self.levels, self.stream = levels, StreamEncoder()
+        super().__init__(levels.shape, seed, self.stream)
         self._guard = WrittenGuard() if guarded else Guard()
         self._listed: list[bytes] = []
 
@@ -147,22 +121,6 @@ class Encoder(Coder):
         self.stream.end_stage(levels)
         self._listed.append(b"")  # nothing was rounded
         return self.levels
-
-    def code_cells(
-        self,
-        prior: UniformNoiseConditional,
-        k: np.ndarray | None,
-        indexes: np.ndarray,
-        j: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        assert k is not None
-        prior.encode_symbols(self.stream, k, indexes, j)
-        return k, np.ones(len(k), bool)
-
-    def code_parts(
-        self, r: np.ndarray | None, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.stream.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
@@ -193,7 +151,7 @@ class Decoder(Coder):
         shape: Sequence[int],
         seed: int,
     ):
-        super().__init__(shape, seed)
+        super().__init__(shape, seed, stream)
         self.stream, self._guards = stream, iter(guards)
 
     @classmethod
@@ -219,22 +177,6 @@ class Decoder(Coder):
         Z = prior.decode(self.stream, indexes, M, dither, noise)
         self.stream.end_stage(Z.cpu().numpy())
         return Coded(Z[None], M[None], prior.scale_table[indexes.long()][None])
-
-    def code_cells(
-        self,
-        prior: UniformNoiseConditional,
-        k: np.ndarray | None,
-        indexes: np.ndarray,
-        j: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        k = prior.decode_symbols(self.stream, indexes, j)
-        there = k != UNKNOWN
-        return np.where(there, k, 0), there
-
-    def code_parts(
-        self, r: np.ndarray | None, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.stream.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
         self.stream.end_stage(values[0])
@@ -263,29 +205,13 @@ class Estimator(Coder):
     levels: Tensor
 
     def __init__(self, levels: Tensor, seed: int, dtype: torch.dtype):
-        super().__init__(levels.shape, seed)
+        self._notes = Notes()
+        super().__init__(levels.shape, seed, self._notes)
         self.levels, self.x = levels, levels_to_x(levels, dtype)
         self.likelihoods: dict[str, Tensor] = {}
-        self._notes = Notes()
-
-    def code_cells(
-        self,
-        prior: UniformNoiseConditional,
-        k: np.ndarray | None,
-        indexes: np.ndarray,
-        j: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        assert k is not None
-        self._notes.note(prior.symbol_likelihoods(k, indexes, j))
-        return k, np.ones(len(k), bool)
-
-    def code_parts(
-        self, r: np.ndarray | None, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self._notes.code_parts(r, weights)
 
     def end_stage(self, stages: int, values: np.ndarray) -> None:
-        """Likelihoods of a stage are those of the values that were sent, ``[m]``."""
+        """Likelihoods of a stage are those of the symbols that were sent, ``[m]``."""
         noted = torch.from_numpy(self._notes.take())
         self.likelihoods[f"stage_{stages}"] = noted.to(self.levels.device)
 

@@ -22,10 +22,10 @@ from .tables import PRECISION
 __all__ = [
     "CutStageDecoder",
     "Notes",
-    "PartsCoder",
     "StageDecoder",
     "StreamDecoder",
     "StreamEncoder",
+    "SymbolCoder",
     "check_strings",
 ]
 
@@ -47,7 +47,7 @@ def _checksum(words: bytes, crc_of_values: int) -> bytes:
     return zlib.crc32(words, crc_of_values).to_bytes(4, "little")[:_CRC_BYTES]
 
 
-class PartsCoder(Protocol):
+class SymbolCoder(Protocol):
     """Where symbols come from and go to, whichever way a picture is coded."""
 
     def code_parts(
@@ -63,9 +63,14 @@ class PartsCoder(Protocol):
             the symbols, and which of them are there: a stream may end early.
         """
 
+    def code_uniform(
+        self, r: np.ndarray | None, count: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols r, ``[count]``, of 0..size-1 that are equally likely; likewise."""
+
 
 class Notes:
-    """Notes the likelihoods of symbols, as a :class:`PartsCoder`."""
+    """Notes the likelihoods of symbols, as a :class:`SymbolCoder`."""
 
     def __init__(self) -> None:
         self._noted: list[np.ndarray] = []
@@ -76,12 +81,16 @@ class Notes:
         """Note those of symbols, ``[m]``, all of which are there."""
         assert r is not None
         chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
-        self.note((chosen.astype(np.float64) + 1) / (1 << PRECISION))
+        self._noted.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
         return r, np.ones(len(r), bool)
 
-    def note(self, likelihoods: np.ndarray) -> None:
-        """Note likelihoods in (0, 1], ``[m]``."""
-        self._noted.append(likelihoods)
+    def code_uniform(
+        self, r: np.ndarray | None, count: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Likewise."""
+        assert r is not None
+        self._noted.append(np.full(count, 1 / size))
+        return r, np.ones(count, bool)
 
     def take(self) -> np.ndarray:
         """All that were noted since the last time, float64, ``[m]``."""
@@ -119,16 +128,20 @@ class StreamEncoder:
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode symbols, ``[m]``: as of :class:`PartsCoder`."""
+        """Encode symbols, ``[m]``: as of :class:`SymbolCoder`."""
         assert r is not None
         self.encode(r, weights)
         return r, np.ones(len(r), bool)
 
-    def encode_uniform(self, symbols: np.ndarray, size: int) -> None:
-        """Encode integers in 0..size-1 at equal cost."""
-        if len(symbols):
+    def code_uniform(
+        self, r: np.ndarray | None, count: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Likewise."""
+        assert r is not None
+        if count:
             model = constriction.stream.model.Uniform(size)
-            self._encoder.encode(symbols.astype(np.int32), model)
+            self._encoder.encode(r.astype(np.int32), model)
+        return r, np.ones(count, bool)
 
     def end_stage(self, values: np.ndarray) -> None:
         """Mark the end of a stage.
@@ -190,16 +203,16 @@ class StreamDecoder:
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decode symbols; what is not there is 0: as of :class:`PartsCoder`."""
-        r = self.decode(weights)
-        there = np.arange(len(weights)) < len(r)
-        return np.pad(r, (0, len(weights) - len(r))), there
+        """Decode symbols; what is not there is 0: as of :class:`SymbolCoder`."""
+        return _filled(self.decode(weights), len(weights))
 
-    def decode_uniform(self, count: int, size: int) -> np.ndarray:
-        """Decode ``count`` integers in 0..size-1."""
+    def code_uniform(
+        self, r: np.ndarray | None, count: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Likewise."""
         if not count:
-            return np.zeros(0, np.int32)
-        return self._decode(constriction.stream.model.Uniform(size), count)
+            return np.zeros(0, np.int32), np.zeros(0, bool)
+        return _filled(self._decode(constriction.stream.model.Uniform(size), count), count)
 
     def end_stage(self, values: np.ndarray) -> None:
         """Check what was decoded of a stage.
@@ -224,6 +237,10 @@ class StreamDecoder:
             f"string of stage {self._stage + 1} is damaged, or was made by another "
             "model, for another image size, with another seed or on another machine"
         )
+
+
+def _filled(r: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.pad(r, (0, count - len(r))), np.arange(count) < len(r)
 
 
 class StageDecoder(StreamDecoder):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..threads import in_threads
-from .coder import PartsCoder
+from .coder import SymbolCoder
 from .integer import HIDDEN_BITS
 from .logistic import log_mass
 from .steps import STEPS_MAX, cost
@@ -117,7 +117,7 @@ def _vectors(steps: np.ndarray) -> list[np.ndarray]:
     return [steps[:, -1], steps[0, :-1], steps[1, :-1]]
 
 
-def code(coder: PartsCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarray, bool]:
+def code(coder: SymbolCoder, steps: np.ndarray | None, n: int) -> tuple[np.ndarray, bool]:
     """Code the steps of a group.
 
     Args:

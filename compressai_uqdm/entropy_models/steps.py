@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .coder import PartsCoder
+from .coder import SymbolCoder
 from .tables import PRECISION, logistic_cdf, quantize_cdf, symbol_weights
 
 __all__ = ["SPREADS", "STEPS_MAX", "code", "cost", "tables"]
@@ -39,7 +39,7 @@ def tables() -> np.ndarray:
 
 
 def code(
-    coder: PartsCoder, vectors: Sequence[np.ndarray] | None, sizes: Sequence[int]
+    coder: SymbolCoder, vectors: Sequence[np.ndarray] | None, sizes: Sequence[int]
 ) -> tuple[list[np.ndarray], bool]:
     """Code some vectors of steps: whether there are any, then a spread and steps of each.
 

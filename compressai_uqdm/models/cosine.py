@@ -250,7 +250,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             found = []
             for b, guess in enumerate(self.guesses(latent)):
                 image = None if coder.levels is None else coder.levels[b].cpu().numpy()
-                found.append(self.pixel_prior.code(coder, guess, image))
+                found.append(self.pixel_prior.code(coder.symbols, guess, image))
             levels = np.stack(found)
             coder.end_stage(stages, levels)
             pixels = torch.from_numpy(levels).to(self.device)
@@ -261,7 +261,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         finest = latent.finest
         if finest is None and coder.levels is not None:
             finest = self._finest(coder.levels, latent)
-        known = prior.code(coder, grid, threshold, latent.known, finest)
+        known = prior.code(coder.symbols, grid, threshold, latent.known, finest)
         coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
         if latent.progress:
             latent.progress(1.0)

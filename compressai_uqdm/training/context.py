@@ -24,6 +24,7 @@ from ..codec.latent import Latent
 from ..datasets import Photographs
 from ..denoisers.windowed import WINDOW
 from ..diffusion import image_to_levels, levels_to_x
+from ..entropy_models.coder import Notes
 from ..entropy_models.groups import GROUPS
 from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
 from ..entropy_models.latents.context import (
@@ -131,7 +132,7 @@ class Recorder(Coder):
     """
 
     def __init__(self, levels: Tensor, seed: int):
-        super().__init__(levels.shape, seed)
+        super().__init__(levels.shape, seed, Notes())
         self.x = levels_to_x(levels, torch.float64)
         self.stages: list[StageData] = []
 

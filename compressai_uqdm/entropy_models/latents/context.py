@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...identity import Parts
 from .. import refit
-from ..coder import Notes, PartsCoder
+from ..coder import Notes, SymbolCoder
 from ..groups import GROUPS, group
 from ..integer import (
     HIDDEN_BITS,
@@ -249,7 +249,7 @@ class ContextCorrection(Correction):
         inside[6:] = tables.log_scales(indexes)
 
     def prior(
-        self, coder: PartsCoder, g: int, residual: np.ndarray | None
+        self, coder: SymbolCoder, g: int, residual: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         indexes = group(self.indexes, g)
         if not indexes.size:

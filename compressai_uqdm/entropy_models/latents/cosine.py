@@ -32,7 +32,7 @@ from ...basis import GROUPS
 from ...identity import Parts
 from ...threads import in_threads
 from .. import steps
-from ..coder import PartsCoder
+from ..coder import SymbolCoder
 from ..integer import exact_floats
 from ..logistic import log_mass
 from ..nested import POINTS, NestedGrid, by_blocks
@@ -40,7 +40,7 @@ from ..tables import PRECISION
 from . import scales
 from .uniform_noise import UniformNoiseConditional
 
-__all__ = ["CosineConditional", "Known", "SymbolCoder"]
+__all__ = ["CosineConditional", "Known"]
 
 SCALE_SPAN = (0.01, 64.0)
 """Span of the scale table, in units of Delta."""
@@ -115,23 +115,6 @@ class Known(NamedTuple):
             wider = (wider[is_missing] * self.grid.ratio**2).clip(max=MAX_VARIANCE)
             variances[is_missing] = wider
         return means, variances
-
-
-class SymbolCoder(PartsCoder, Protocol):
-    """Where the symbols of a group come from and go to."""
-
-    def code_cells(
-        self,
-        prior: UniformNoiseConditional,
-        k: np.ndarray | None,
-        indexes: np.ndarray,
-        j: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Cells k from the one at the location, by the tables (indexes, j): ``[m]``.
-
-        Returns:
-            the symbols, and which of them are there: a stream may end early.
-        """
 
 
 class _Rounded(torch.autograd.Function):
@@ -311,8 +294,8 @@ class Group(nn.Module):
         """
         bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
         # by one index it is four times as fast
-        seen = features.index_select(0, around.flatten()).view(len(around), -1)
-        return torch.addmm(bias, seen, weights)
+        seen = features.index_select(0, around.flatten())
+        return torch.addmm(bias, seen.view(len(around), len(weights)), weights)
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -761,7 +744,7 @@ class _Coding:
         nearest = (offset + POINTS // 2) // POINTS
         j = (offset - POINTS * nearest)[is_cell]
         k = None if target is None else (target - nearest)[is_cell]
-        k, there[is_cell] = self.coder.code_cells(self.prior, k, entry[is_cell], j)
+        k, there[is_cell] = self.prior.code_symbols(self.coder, k, entry[is_cell], j)
         cell[is_cell] = nearest[is_cell] + k
         # of damaged data they may be anywhere
         return np.where(there, cell, nearest).clip(-CELL_MAX, CELL_MAX), there

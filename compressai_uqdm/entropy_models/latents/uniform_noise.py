@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...identity import Parts
-from ..coder import PartsCoder, StreamDecoder, StreamEncoder, check_strings
+from ..coder import StreamDecoder, StreamEncoder, SymbolCoder, check_strings
 from ..groups import GROUPS, group
 from ..guard import Guard
 from ..lattice import LATTICE as N
@@ -21,14 +21,13 @@ from ..lattice import from_lattice, split_dither
 from ..randomness import dither as draw_dither
 from ..tabled import TabledEntropyModel
 from ..tables import (
-    PRECISION,
     logistic_cdf,
     normal_cdf,
     quantize_cdf,
     symbol_weights,
 )
 
-__all__ = ["UNKNOWN", "Correction", "UniformNoiseConditional"]
+__all__ = ["Correction", "UniformNoiseConditional"]
 
 SCALE_LEVELS = 128
 SCALE_SPAN = (0.02, 16.0)  # default span of the scale table, in units of the noise
@@ -37,7 +36,6 @@ TAIL_QUANTILE = 1e-4
 # Half-widths of tables, few, so that many symbols share one width.
 _HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
 _ESCAPE_BITS = 20
-UNKNOWN = np.iinfo(np.int32).min  # a symbol that a stream did not reach
 
 
 class UniformNoiseConditional(TabledEntropyModel):
@@ -275,7 +273,7 @@ class UniformNoiseConditional(TabledEntropyModel):
             d, i = correction.prior(encoder, g, r)
             k_d, j_d = _moved(j_g, d)
             k = (r + j_g) // N - k_d
-            self.encode_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
+            self.code_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
             correction.reveal(g, r)
         return Z
 
@@ -299,10 +297,10 @@ class UniformNoiseConditional(TabledEntropyModel):
             r, j_g = group(residual, g), group(j, g)
             d, i = correction.prior(decoder, g, None)
             k_d, j_d = _moved(j_g, d)
-            k = self.decode_symbols(decoder, i.reshape(-1), j_d.reshape(-1))
-            k = k.reshape(r.shape)
+            found = self.code_symbols(decoder, None, i.reshape(-1), j_d.reshape(-1))
+            k, there = (values.reshape(r.shape) for values in found)
             filled = d - np.rint(noise * j_g).astype(np.int32)
-            r[...] = np.where(k == UNKNOWN, filled, (k + k_d) * N - j_g)
+            r[...] = np.where(there, (k + k_d) * N - j_g, filled)
             correction.reveal(g, r)
         return torch.from_numpy(residual).to(M.device) + M
 
@@ -328,45 +326,33 @@ class UniformNoiseConditional(TabledEntropyModel):
             for chunk in self.chunks(int(start), int(end), 2 * R + 3):
                 yield R, first, order[chunk]
 
-    def encode_symbols(
-        self, encoder: StreamEncoder, k: np.ndarray, indexes: np.ndarray, j: np.ndarray
-    ) -> None:
-        """Code symbols, ``[m]``, by the tables (indexes, j)."""
-        for R, first, where in self._runs(indexes):
-            weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
-            symbols = k[where]
-            encoder.encode(symbols.clip(-R - 1, R + 1) + R + 1, weights)
-            escaped = symbols[np.abs(symbols) > R]
-            encoder.encode_uniform(np.abs(escaped) - R - 1, 1 << _ESCAPE_BITS)
+    def code_symbols(
+        self, coder: SymbolCoder, k: np.ndarray | None, indexes: np.ndarray, j: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code symbols by the tables (indexes, j), each ``[m]``.
 
-    def symbol_likelihoods(
-        self, k: np.ndarray, indexes: np.ndarray, j: np.ndarray
-    ) -> np.ndarray:
-        """What :meth:`encode_symbols` spends, as probabilities, float64, ``[m]``."""
-        p = np.empty(len(k))
-        for R, first, where in self._runs(indexes):
-            weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
-            symbol = k[where].clip(-R - 1, R + 1) + R + 1
-            chosen = np.take_along_axis(weights, symbol[:, None], 1)[:, 0]
-            p[where] = (chosen.astype(np.float64) + 1) / (1 << PRECISION)
-            p[where] *= np.where(np.abs(k[where]) > R, 2.0**-_ESCAPE_BITS, 1.0)
-        return p
+        Args:
+            coder: where symbols come from and go to.
+            k: the symbols, or None where they are to be read.
+            indexes: entries of the scale table.
+            j: offsets of the locations, -16..15.
 
-    def decode_symbols(
-        self, decoder: StreamDecoder, indexes: np.ndarray, j: np.ndarray
-    ) -> np.ndarray:
-        """Inverse of :meth:`encode_symbols`; ``UNKNOWN`` where the stream ends early."""
-        k = np.full(len(indexes), UNKNOWN, np.int32)
+        Returns:
+            the symbols, int32, and which of them are there.
+        """
+        found, there = np.zeros(len(indexes), np.int32), np.zeros(len(indexes), bool)
         for R, first, where in self._runs(indexes):
             weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
-            symbols = decoder.decode(weights) - (R + 1)
-            escaped = np.flatnonzero(np.abs(symbols) > R)
-            excess = decoder.decode_uniform(len(escaped), 1 << _ESCAPE_BITS)
-            excess = np.sign(symbols[escaped[: len(excess)]]) * excess
-            symbols[escaped[: len(excess)]] += excess
-            symbols[escaped[len(excess) :]] = UNKNOWN
-            k[where[: len(symbols)]] = symbols
-        return k
+            symbols = None if k is None else k[where].clip(-R - 1, R + 1) + R + 1
+            symbols, is_there = coder.code_parts(symbols, weights)
+            symbols = symbols - (R + 1)
+            escaped = np.flatnonzero(is_there & (np.abs(symbols) > R))
+            excess = None if k is None else np.abs(k[where[escaped]]) - R - 1
+            excess, more = coder.code_uniform(excess, len(escaped), 1 << _ESCAPE_BITS)
+            symbols[escaped] += np.sign(symbols[escaped]) * excess
+            is_there[escaped] = more
+            found[where], there[where] = symbols, is_there
+        return found, there
 
 
 @functools.lru_cache(maxsize=1)  # stages may have the same
@@ -414,7 +400,7 @@ class Correction:
         self.indexes = indexes
 
     def prior(
-        self, coder: PartsCoder, g: int, residual: np.ndarray | None
+        self, coder: SymbolCoder, g: int, residual: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The prior of a group.
 

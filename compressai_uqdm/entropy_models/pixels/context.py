@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...identity import Parts, within
 from .. import refit
-from ..coder import Notes, PartsCoder, StreamDecoder, StreamEncoder
+from ..coder import Notes, StreamDecoder, StreamEncoder, SymbolCoder
 from ..groups import GROUPS, group
 from ..integer import exact_floats, rounded_shift
 from ..steps import tables as steps_tables
@@ -253,7 +253,7 @@ class ContextPixels(PixelPrior):
         return found
 
     def _code(
-        self, coder: PartsCoder, levels: np.ndarray | None, known: Known
+        self, coder: SymbolCoder, levels: np.ndarray | None, known: Known
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Code the levels of one picture.
 
@@ -305,7 +305,7 @@ class _Walk:
         self._guess = phases(middle) + change
 
     def code(
-        self, coder: PartsCoder, g: int, levels: np.ndarray | None
+        self, coder: SymbolCoder, g: int, levels: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Code a group: its levels, int64, ``[h, w]``, and which of them are there."""
         shape = group(self.first, g).shape

@@ -34,6 +34,7 @@ from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
 from ...threads import in_threads
 from .. import refit
+from ..coder import SymbolCoder
 from ..groups import GROUPS, group
 from ..integer import (
     HIDDEN_BITS,
@@ -46,10 +47,8 @@ from ..integer import (
     exact_floats,
     rounded_shift,
 )
-from ..latents.cosine import SymbolCoder
 from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
 from ..steps import tables as steps_tables
-from ..tables import PRECISION
 
 __all__ = ["CosinePixels", "Guess", "Moments", "WindowNetwork", "deviations_of"]
 
@@ -467,17 +466,13 @@ class CosinePixels(UniformNoiseConditional):
             found[where] = np.where(
                 is_there, nearest[where] + symbols - R - 1, found[where]
             )
-            escaped = where[is_there & (np.abs(symbols - R - 1) > R)]
             there[where] = is_there
-            if len(escaped):
-                wanted = None if levels is None else levels[escaped]
-                uniform = (
-                    np.full((len(escaped), LEVELS), 1 << PRECISION - 8, np.float32) - 1
-                )
-                exact, are_there = coder.code_parts(wanted, uniform)
-                # until it has come, such a level is known to be past the table's end
-                found[escaped] = np.where(are_there, exact, found[escaped])
-                there[escaped] = are_there
+            escaped = where[is_there & (np.abs(symbols - R - 1) > R)]
+            wanted = None if levels is None else levels[escaped]
+            exact, are_there = coder.code_uniform(wanted, len(escaped), LEVELS)
+            # until it has come, such a level is known to be past the table's end
+            found[escaped] = np.where(are_there, exact, found[escaped])
+            there[escaped] = are_there
         return found.clip(0, LEVELS - 1), there
 
 

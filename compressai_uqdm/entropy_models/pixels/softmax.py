@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion import Step, sharpness, x_to_levels
-from ..coder import StreamDecoder, StreamEncoder
+from ..coder import StreamDecoder, StreamEncoder, SymbolCoder
 from ..lattice import FRACTION_BITS, LATTICE, LatticePoints, Sent
 from ..tables import exp, quantize_cdf, symbol_weights
 from .base import LEVELS, PixelPrior
@@ -89,45 +89,45 @@ class PixelConditional(PixelPrior):
         return True
 
     def encode(self, encoder: StreamEncoder, levels: np.ndarray, sent: Sent) -> None:
-        self.encode_at(encoder, levels, self.locate(sent.points[-1], sent.step)[0])
-
-    def encode_at(
-        self, encoder: StreamEncoder, levels: np.ndarray, positions: np.ndarray
-    ) -> None:
-        """Code levels at positions as of :meth:`locate`, ``[3, H, W]``."""
-        levels, positions = levels.reshape(-1), positions.reshape(-1)
-        R = self._half_width()
-        for chunk in self.chunks(0, len(levels), 2 * R + 3):
-            nearest, weights, flip = self._tables(positions[chunk])
-            d = flip * (levels[chunk].astype(np.int32) - nearest)
-            encoder.encode(d.clip(-R - 1, R + 1) + R + 1, weights)
-            encoder.encode_uniform(levels[chunk][np.abs(d) > R], LEVELS)
+        positions = self.locate(sent.points[-1], sent.step)[0]
+        self.code_at(encoder, levels, positions)
 
     def decode(
         self, decoder: StreamDecoder, sent: Sent, estimate: Callable[[], np.ndarray]
     ) -> np.ndarray:
-        return self.decode_at(decoder, self.locate(sent.points[-1], sent.step)[0])
+        return self.code_at(decoder, None, self.locate(sent.points[-1], sent.step)[0])
 
-    def decode_at(self, decoder: StreamDecoder, positions: np.ndarray) -> np.ndarray:
-        """Inverse of :meth:`encode_at`: levels, uint8.
+    def code_at(
+        self, coder: SymbolCoder, levels: np.ndarray | None, positions: np.ndarray
+    ) -> np.ndarray:
+        """Code levels at positions as of :meth:`locate`, ``[3, H, W]``.
 
-        Where the stream ends early, they are the nearest to their position.
+        Args:
+            coder: where symbols come from and go to.
+            levels: 0..255, or None where they are to be read.
+            positions: of the means of their softmax.
+
+        Returns:
+            the levels, uint8; where a stream ends early, the nearest to their position.
         """
         shape, positions = positions.shape, positions.reshape(-1)
-        levels = np.zeros(len(positions), np.uint8)
-        R = self._half_width()
-        for chunk in self.chunks(0, len(levels), 2 * R + 3):
+        target = None if levels is None else levels.reshape(-1).astype(np.int32)
+        found, R = np.zeros(len(positions), np.uint8), self._half_width()
+        for chunk in self.chunks(0, len(found), 2 * R + 3):
             nearest, weights, flip = self._tables(positions[chunk])
-            d = decoder.decode(weights) - (R + 1)
-            escaped = np.flatnonzero(np.abs(d) > R)
-            d[escaped] = 0
-            values = nearest
-            values[: len(d)] += flip[: len(d)] * d
+            d = None
+            if target is not None:
+                d = (flip * (target[chunk] - nearest)).clip(-R - 1, R + 1) + R + 1
+            d, there = coder.code_parts(d, weights)
+            is_near = there & (np.abs(d - R - 1) <= R)
+            values = np.where(is_near, nearest + flip * (d - R - 1), nearest)
             values = values.clip(0, LEVELS - 1)
-            v = decoder.decode_uniform(len(escaped), LEVELS)
-            values[escaped[: len(v)]] = v
-            levels[chunk] = values
-        return levels.reshape(shape)
+            escaped = np.flatnonzero(there & ~is_near)
+            wanted = None if target is None else target[chunk][escaped]
+            exact, are_there = coder.code_uniform(wanted, len(escaped), LEVELS)
+            values[escaped] = np.where(are_there, exact, values[escaped])
+            found[chunk] = values
+        return found.reshape(shape)
 
     def _half_width(self) -> int:
         self._check_cdf_size()
