@@ -70,14 +70,58 @@ TAILS = 4.0
 tables would have nothing in it."""
 
 
-class MomentTable(NamedTuple):
-    """Moments of a value in a cell, by entry and by the location from its middle."""
+class MomentTable:
+    """Moments of a value in a cell, by entry and by the location from its middle.
 
-    means: np.ndarray  # from the middle, those of all entries in a row
-    variances: np.ndarray  # likewise
-    starts: np.ndarray  # where those of each entry start
-    reach: np.ndarray  # how far its locations reach
-    unsent: np.ndarray  # variances of values that are in no cell, by entry
+    Args:
+        cdf: of the prior, by entry.
+        R: half-widths of its tables, by entry.
+        scale: of each entry, float64.
+
+    Attributes:
+        reach: how far the locations of each entry reach.
+        starts: where its moments start among those of all.
+        unsent: variances of values that are in no cell, by entry.
+    """
+
+    def __init__(self, cdf: np.ndarray, R: np.ndarray, scale: np.ndarray):
+        self._cdf, self._zero = cdf, (R + 1) * POINTS
+        self.reach = np.ceil(TAILS * POINTS * scale).astype(np.int64) + POINTS // 2
+        self.starts = np.cumsum([0, *(2 * self.reach[:-1] + 1)])
+        unsent = np.rint(scale**2 * VARIANCE_UNITS)
+        self.unsent = unsent.clip(max=MAX_VARIANCE).astype(np.int32)
+
+    @property
+    def means(self) -> np.ndarray:
+        """From the middle, those of all entries in a row."""
+        return self._moments[0]
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Likewise."""
+        return self._moments[1]
+
+    @functools.cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        # only pictures and pixels ask for them, after the last stage that there is
+        centres = (2 * np.arange(POINTS) - POINTS + 1) << (MEAN_BITS - 1)
+        squares, one = centres.astype(np.float64) ** 2, POINTS << MEAN_BITS
+        unit = VARIANCE_UNITS / one**2
+        means, variances = [], []
+        for cdf, middle, reach in zip(self._cdf, self._zero, self.reach):
+            # the cell's 32 parts, at locations from -reach to reach
+            zero = middle - POINTS // 2
+            edges = np.arange(zero - reach, zero + reach + POINTS + 1)
+            mass = np.diff(cdf[edges.clip(0, 2 * middle)].astype(np.int64))
+            windows = np.lib.stride_tricks.sliding_window_view(mass, POINTS)[::-1]
+            total = windows.sum(1)
+            total = np.maximum(total, 1).astype(np.float64)
+            mean = (windows @ centres) / total
+            inside = one**2 / (12 * POINTS**2)  # a part is as wide
+            variance = (windows @ squares) / total - mean**2 + inside
+            means.append(np.rint(mean).astype(np.int32))
+            variances.append(np.rint(variance * unit).astype(np.int32))
+        return np.concatenate(means), np.concatenate(variances)
 
 
 class Known(NamedTuple):
@@ -578,34 +622,8 @@ class CosineConditional(UniformNoiseConditional):
     @functools.cached_property
     def moment_table(self) -> MomentTable:
         """What a cell and a prior tell of a coefficient."""
-        cdf, R = self._quantized_cdf.cpu().numpy().astype(np.int64), cdf_half_width(self)
-        tails = np.ceil(TAILS * POINTS * self.scale_table.cpu().numpy().astype(np.float64))
-        reach = tails.astype(np.int64) + POINTS // 2
-        centres = (2 * np.arange(POINTS) - POINTS + 1) << (MEAN_BITS - 1)
-        squares, one = centres.astype(np.float64) ** 2, POINTS << MEAN_BITS
-        unit = VARIANCE_UNITS / one**2
-        means, variances = [], []
-        for i in range(len(reach)):
-            # the cell's 32 parts, at locations from -reach to reach
-            zero = (R[i] + 1) * POINTS - POINTS // 2
-            edges = np.arange(zero - reach[i], zero + reach[i] + POINTS + 1)
-            mass = np.diff(cdf[i, edges.clip(0, 2 * (R[i] + 1) * POINTS)])
-            windows = np.lib.stride_tricks.sliding_window_view(mass, POINTS)[::-1]
-            total = windows.sum(1)
-            total = np.maximum(total, 1).astype(np.float64)
-            mean = (windows @ centres) / total
-            inside = one**2 / (12 * POINTS**2)  # a part is as wide
-            variance = (windows @ squares) / total - mean**2 + inside
-            means.append(np.rint(mean).astype(np.int32))
-            variances.append(np.rint(variance * unit).astype(np.int32))
-        scale = self.scale_table.cpu().numpy().astype(np.float64)
-        return MomentTable(
-            np.concatenate(means),
-            np.concatenate(variances),
-            np.cumsum([0, *(len(row) for row in means[:-1])]),
-            reach,
-            np.rint(scale**2 * VARIANCE_UNITS).clip(max=MAX_VARIANCE).astype(np.int32),
-        )
+        cdf, scale = self.array("_quantized_cdf"), self.scale_table.cpu().numpy()
+        return MomentTable(cdf, cdf_half_width(self), scale.astype(np.float64))
 
     def part_weights(
         self, offset: np.ndarray, start: np.ndarray, entry: np.ndarray, ratio: int
