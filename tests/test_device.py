@@ -190,7 +190,7 @@ LEFT_OUT: dict[str, tuple[str, Any, str, str]] = {
     "grids": ("uqdm-photo", CosineUQDM, "_finest", ".to(x.device)"),
     "cells": ("uqdm-photo", CosineUQDM, "advance", ".cpu()"),
     "moments": ("uqdm-photo", Known, "moments", ".cpu()"),
-    "weights of a network of integers": ("uqdm-photo", PictureNetwork, "layers", ".cpu()"),
+    "weights of integers": ("uqdm-photo", PictureNetwork, "_weights", ".cpu()"),
 }
 
 
