@@ -40,7 +40,7 @@ from ..entropy_models.nested import (
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
-from ..threads import in_threads
+from ..threads import in_threads, undivided
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import read_checkpoint
 
@@ -243,6 +243,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     ) -> CosineLatent:
         return latent
 
+    @undivided()
     def advance(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
         """One stage on: the cells of the image, the prior, the symbols."""
         stages = latent.stages + 1
@@ -302,6 +303,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         variances >>= 20 - VARIANCE_BITS
         return Moments(positions, spread_variances(variances, here), variances)
 
+    @undivided()
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
     ) -> Tensor:

@@ -30,7 +30,6 @@ from torch import Tensor
 
 from ...basis import GROUPS
 from ...identity import Parts
-from ...threads import in_threads
 from .. import steps
 from ..coder import SymbolCoder
 from ..integer import exact_floats
@@ -56,7 +55,6 @@ MEAN_BITS = 4
 VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
 EXACT = 1 << 24
 AT_ONCE = 1 << 13  # blocks, to bound memory
-LEAST_AT_ONCE = 1 << 9  # fewer are not worth a thread
 CELL_MAX, POINTS_MAX = (1 << 15) - 1, 1 << 30
 
 OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
@@ -230,12 +228,6 @@ class Checkerboard:
             self.cross.append(around(CROSS, 1 - c))
 
 
-def _in_parts(rows: Tensor) -> tuple[Tensor, ...]:
-    """Rows of blocks to work on at once: few, to bound memory, and some for each thread."""
-    of_thread = -(-len(rows) // torch.get_num_threads())
-    return rows.split(min(max(of_thread, LEAST_AT_ONCE), AT_ONCE))
-
-
 def _features(
     location: Tensor, values: Tensor, sent: Tensor, width: int, unit: int
 ) -> Tensor:
@@ -262,10 +254,9 @@ def _features(
         ]
         return torch.cat(features, 1).float()
 
-    parts = zip(*map(_in_parts, (location, values, sent)))
+    parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
     nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
-    found = in_threads(lambda part: of(*part), parts, values.device)
-    return torch.cat([*found, nothing])
+    return torch.cat([*(of(*part) for part in parts), nothing])
 
 
 def _flat(planes: Tensor) -> Tensor:
@@ -442,24 +433,16 @@ class CosineConditional(UniformNoiseConditional):
                 location = rounded(out[:, :n] * points[channels], scale)
                 return location, rounded(entry.clamp(-0.25, 127.25))
 
-            found = in_threads(of, _in_parts(states[colour]), device)
-            locations, indexes = zip(*found)
+            locations, indexes = zip(*map(of, states[colour].split(AT_ONCE)))
             return torch.cat(locations), torch.cat(indexes)
 
         def spread(colour: int, group: Group, features: Tensor) -> None:
-            def add(part: tuple[str, Tensor, Tensor]) -> None:
-                name, around, state = part
-                state.add_(group.spread(name, features, around).to(dtype))
-
-            parts = [
-                (name, *part)
-                for name, around, state in (
-                    ("own", board.own[colour], states[colour]),
-                    ("cross", board.cross[colour], states[1 - colour]),
-                )
-                for part in zip(_in_parts(around), _in_parts(state))
-            ]
-            in_threads(add, parts, device)
+            for name, around, state in (
+                ("own", board.own[colour], states[colour]),
+                ("cross", board.cross[colour], states[1 - colour]),
+            ):
+                for places, some in zip(around.split(AT_ONCE), state.split(AT_ONCE)):
+                    some.add_(group.spread(name, features, places).to(dtype))
 
         for colour, channels, group in self.steps():
             location, index = look(colour, channels, group)
@@ -742,22 +725,14 @@ class _Coding:
         """The cells of a group, by these entries, and which of them are there."""
         target, first, offset, _, is_part, is_cell = group
         cell, there = np.zeros_like(offset), np.zeros(offset.shape, bool)
-        blocks, channels = np.nonzero(is_part)
-        pieces = [
-            (blocks[i : i + AT_ONCE], channels[i : i + AT_ONCE])
-            for i in range(0, len(blocks), AT_ONCE)
-        ]
-
-        def tables(of: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        parts = np.nonzero(is_part)
+        for i in range(0, len(parts[0]), AT_ONCE):
+            of = tuple(axis[i : i + AT_ONCE] for axis in parts)
+            r = None if target is None else target[of] - first[of]
             known = offset[of], first[of], entry[of]
-            return self.prior.part_weights(*known, self.grid.ratio)
-
-        for i in range(0, len(pieces), 4):  # to bound memory
-            some = pieces[i : i + 4]
-            for of, weights in zip(some, in_threads(tables, some)):
-                r = None if target is None else target[of] - first[of]
-                r, there[of] = self.coder.code_parts(r, weights)
-                cell[of] = first[of] + r
+            weights = self.prior.part_weights(*known, self.grid.ratio)
+            r, there[of] = self.coder.code_parts(r, weights)
+            cell[of] = first[of] + r
 
         nearest = (offset + POINTS // 2) // POINTS
         j = (offset - POINTS * nearest)[is_cell]
