@@ -64,7 +64,7 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     assert main(["info", "a.uqdm"]) == 0
     told = capsys.readouterr()
-    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-photo", "stage 4"):
+    for word in ("version 2", f"{size} bytes", "24 x 16", "uqdm-photo", "stage 6"):
         assert word in told.out
     assert told.err == ""
 
@@ -74,15 +74,15 @@ def test_there_and_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert Path("a.uqdm").read_bytes().startswith(Path("cut.uqdm").read_bytes())
     assert Path("cut.uqdm").stat().st_size == size // 2
     assert main(["decode", "cut.uqdm", "cut.png"]) == 0
-    assert "cut.uqdm: cut short: 3 of 4 stages and " in capsys.readouterr().err
+    assert "cut.uqdm: cut short: 5 of 6 stages and " in capsys.readouterr().err
     assert main(["decode", "a.uqdm", "same.png", "--max-bytes", limit]) == 0
     assert pixels("cut.png") == pixels("same.png") != pixels("a.png")
     assert main(["decode", "a.uqdm", "two.png", "--stage", "2"]) == 0
     assert pixels("two.png") == pixels("stages/a.stage2.png")
     assert main(["decode", "cut.uqdm", "--progressive", "cut"]) == 0
     assert sorted(os.listdir("cut")) == [
-        *(f"cut.stage{n}.png" for n in range(1, 4)),
-        "cut.stage4-cut.png",
+        *(f"cut.stage{n}.png" for n in range(1, 6)),
+        "cut.stage6-cut.png",
     ]
     assert main(["verify", "cut.uqdm"]) == 0
     assert main(["info", "cut.uqdm"]) == 0
@@ -132,13 +132,13 @@ def test_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["verify", "bad.uqdm"], ["decode", "bad.uqdm", "bad.png"]):
         assert main(command) == 1
         message = capsys.readouterr().err
-        assert message.startswith("uqdm: bad.uqdm: string of stage 4 is damaged")
-        assert "decode --partial keeps 3 of 4 stages" in message
+        assert message.startswith("uqdm: bad.uqdm: string of stage 6 is damaged")
+        assert "decode --partial keeps 5 of 6 stages" in message
         assert message.count("\n") == 1
     assert not Path("bad.png").exists()
     assert main(["decode", "bad.uqdm", "--partial", "bad.png"]) == 0
-    assert "the picture is of 3 of 4 stages" in capsys.readouterr().err
-    assert main(["decode", "a.uqdm", "three.png", "--stage", "3"]) == 0
+    assert "the picture is of 5 of 6 stages" in capsys.readouterr().err
+    assert main(["decode", "a.uqdm", "three.png", "--stage", "5"]) == 0
     assert pixels("bad.png") == pixels("three.png")
     data[6] = 3
     Path("new.uqdm").write_bytes(data)
@@ -270,7 +270,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["encode", "a.png", "no/folder/b.uqdm"], "no folder no/folder: make it first"),
         (["encode", "a.png", "b.uqdm", "--max-pixels", "9"], "limit of 9 (--max-pixels)"),
         (["encode", "a.png", "b.uqdm", "--max-bytes", "9"], "header alone"),
-        (["encode", "a.png", "b.uqdm", "--stage", "5"], "in 1..4, got 5"),
+        (["encode", "a.png", "b.uqdm", "--stage", "7"], "in 1..6, got 7"),
         (["decode", "a.png", "b.png"], "not a .uqdm file"),
         (["info", "a.png"], "not a .uqdm file"),
     ],
@@ -340,7 +340,7 @@ def test_limits_that_change_nothing_or_are_missed(
         assert text.count("\n") == bool(text)
         return text
 
-    assert main(["encode", "a.png", "a.uqdm", "--stage", "4"]) == 0
+    assert main(["encode", "a.png", "a.uqdm", "--stage", "6"]) == 0
     assert told() == ""
     size = Path("a.uqdm").stat().st_size
     assert main(["truncate", "a.uqdm", "b.uqdm", "--max-bytes", str(size)]) == 0
@@ -353,8 +353,8 @@ def test_limits_that_change_nothing_or_are_missed(
     assert main(["decode", "a.uqdm", "a6.png", "--stage", "6"]) == 0
     assert main(["decode", "a.uqdm", "a2.png", "--stage", "2"]) == 0
     assert told() == ""
-    assert main(["decode", "c.uqdm", "c4.png", "--stage", "4"]) == 0
-    assert "c.uqdm: cut short: 3 of 4 stages and " in told()
+    assert main(["decode", "c.uqdm", "c6.png", "--stage", "6"]) == 0
+    assert "c.uqdm: cut short: 5 of 6 stages and " in told()
 
     limits = ["--min-psnr", "40", "--max-bytes", "60"]
     assert main(["encode", "a.png", "d.uqdm", *limits]) == 0
@@ -365,7 +365,7 @@ def test_limits_that_change_nothing_or_are_missed(
     reached = 10 * np.log10(255**2 / np.square(errors).mean())
     assert message.startswith(f"uqdm: a.png: {reached:.2f} dB of the 40 wanted")
     told()
-    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "4"]) == 0
+    assert main(["encode", "a.png", "e.uqdm", "--min-psnr", "20", "--stage", "6"]) == 0
     assert told() == ""
 
 

@@ -146,7 +146,7 @@ def test_a_bar_for_each_of_several(terminal: Terminal) -> None:
         ("decode cut.uqdm out.png --force", 0, "cut.uqdm: cut short: "),
         ("decode bad.uqdm out.png --force", 1, "bad.uqdm: string of stage"),
         ("verify bad.uqdm", 1, "bad.uqdm: string of stage"),
-        ("verify a.uqdm", 0, "a.uqdm: exact, 4 of 4 stages"),
+        ("verify a.uqdm", 0, "a.uqdm: exact, 6 of 6 stages"),
     ],
 )
 def test_messages_stand_alone(
