@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How weights like those of uqdm-photo are made, on Debian 12 or a kin of it: some
-# twelve hours on one core that has nothing else to do. CREDITS.md names the
+# twenty hours on one core that has nothing else to do. CREDITS.md names the
 # photographs, their authors and licences; the four held-out ones are never trained on.
 #
 #     zoo/uqdm-photo/recipe.sh photographs/ runs/photo
@@ -51,7 +51,7 @@ for name in ("astronaut", "chelsea", "coffee", "rocket"):
 PYTHON
 cd "$runs"
 
-# One stage of the finest width first: all stages start well from it. Crops are box-averaged
+# One stage of the finest width first: all networks start well from it. Crops are box-averaged
 # by 2, 3 and 4, as JPEG files need it.
 python -m compressai_uqdm.train_cosine "$photographs" fine.npz --test "$photographs" \
   --widths 8 --thresholds 0.35 --steps 8000
