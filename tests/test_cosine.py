@@ -344,7 +344,7 @@ print((peaks[1] - peaks[0]) * unit / (size[0] * size[1]))
 def test_coding_takes_little_memory(
     photograph: Image.Image, tmp_path: Path, kind: str, most: int
 ) -> None:
-    """Bytes per pixel of a large picture, beyond what a small one takes: 156, and 47 to 75."""
+    """Bytes per pixel of a large picture beyond what a small one takes: 156, 47 to 75."""
     paths = [tmp_path / f"small.{kind}", tmp_path / f"large.{kind}"]
     for path, size in zip(paths, ((320, 240), (1000, 750))):
         resized = photograph.resize(size, Image.Resampling.BICUBIC)
