@@ -138,20 +138,24 @@ def _kind_of_bits(curves: Sequence[Curve]) -> str:
 
 
 def draw_strip(received: Sequence[Received]) -> Figure:
-    """A picture at each stage in a row, with its bits per pixel and PSNR."""
+    """A picture at each stage, with its bits per pixel and PSNR: in a row, or in two."""
     height, width = received[0].picture.shape[:2]
+    rows = 1 if len(received) <= 5 else 2
+    columns = -(-len(received) // rows)
     side, words = 2.2, 0.42  # inches
-    total = side * height / width + words
-    figure = Figure(figsize=(side * len(received), total))
-    figure.subplots_adjust(0, 0, 1, 1 - words / total, wspace=0.03)
-    panels = figure.subplots(1, len(received), squeeze=False)[0]
+    panel = side * height / width
+    figure = Figure(figsize=(side * columns, rows * (panel + words)))
+    top = 1 - words / (rows * (panel + words))
+    figure.subplots_adjust(0, 0, 1, top, wspace=0.03, hspace=words / panel)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
     for axes, stage in zip(panels, received):
         axes.imshow(
             stage.picture, interpolation="nearest" if width < 256 else "antialiased"
         )
         title = f"{stage.name}: {stage.quality}\n{stage.bpp:.3f} bits per pixel"
         axes.set_title(title, fontsize=8)
-        axes.set_axis_off()
     return figure
 
 
