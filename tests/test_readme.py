@@ -63,7 +63,7 @@ def test_in_compressai(photograph: Image.Image, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     sizes = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(sizes) == 4 and sizes == sorted(sizes)
+    assert len(sizes) == 6 and sizes == sorted(sizes)
 
 
 def test_in_python(

@@ -441,8 +441,10 @@ class CosineConditional(UniformNoiseConditional):
                 ("own", board.own[colour], states[colour]),
                 ("cross", board.cross[colour], states[1 - colour]),
             ):
-                for places, some in zip(around.split(AT_ONCE), state.split(AT_ONCE)):
-                    some.add_(group.spread(name, features, places).to(dtype))
+                for first in range(0, len(state), AT_ONCE):
+                    some = slice(first, first + AT_ONCE)
+                    sums = group.spread(name, features, around[some])
+                    state[some].add_(sums.to(dtype))
 
         for colour, channels, group in self.steps():
             location, index = look(colour, channels, group)
