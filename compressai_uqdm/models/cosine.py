@@ -99,6 +99,10 @@ class CosineConfig:
         """The place among :attr:`networks` of that of a stage, which is counted from 0."""
         return self.networks.index(self._unit(self.widths[stage]))
 
+    def stages(self, network: int) -> list[int]:
+        """The stages, counted from 0, that have a network."""
+        return [i for i in range(len(self.widths)) if self.network(i) == network]
+
     def _unit(self, width: int) -> int:
         return min(self.units, key=lambda unit: max(unit, width) / min(unit, width))
 
@@ -207,6 +211,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """T + 1: the stages of coefficients and the pixels."""
         return len(self.config.widths) + 1
 
+    def _prior(self, stage: int) -> CosineConditional:
+        return self.latent_priors[self.config.network(stage)]
+
     @property
     def device(self) -> torch.device:
         return self.config_bytes.device
@@ -257,7 +264,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             pixels = torch.from_numpy(levels).to(self.device)
             # without what they follow from: memory
             return CosineLatent(latent.size, [], stages, levels=pixels)
-        prior = self.latent_priors[self.config.network(latent.stages)]
+        prior = self._prior(latent.stages)
         threshold, (grid, *later) = self.config.thresholds[latent.stages], latent.grids
         finest = latent.finest
         if finest is None and coder.levels is not None:
@@ -360,8 +367,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         H, W = levels.shape[2:]
         latent = CosineLatent((H, W), grids)
         for stage, (grid, threshold) in enumerate(zip(grids, thresholds)):
-            prior = self.latent_priors[self.config.network(stage)]
-            p, known = prior.teach(grid, threshold, latent.known, grid.cells(finest))
+            cells = grid.cells(finest)
+            p, known = self._prior(stage).teach(grid, threshold, latent.known, cells)
             latent = replace(latent, stages=stage + 1, known=known)
             yield p, latent
 
@@ -404,11 +411,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         yield "widths", np.array(self.config.widths)
         for unit, prior in zip(self.config.networks, self.latent_priors):
             yield from within(f"network {unit}", prior.parts())
-        for stage, (width, threshold) in enumerate(
-            zip(self.config.widths, self.config.thresholds)
-        ):
-            prior = self.latent_priors[self.config.network(stage)]
-            yield from within(f"stage {stage + 1}", prior.stage_parts(width, threshold))
+        pairs = zip(self.config.widths, self.config.thresholds)
+        for stage, (width, threshold) in enumerate(pairs):
+            found = self._prior(stage).stage_parts(width, threshold)
+            yield from within(f"stage {stage + 1}", found)
         yield from within("pixels", self.pixel_prior.parts())
 
     @classmethod

@@ -352,8 +352,7 @@ class StagePhase(Phase):
 
     def __init__(self, net: CosineUQDM, network: int):
         self.net, self.prior = net, net.latent_priors[network]
-        widths = net.config.widths
-        self.stages = [i for i in range(len(widths)) if net.config.network(i) == network]
+        self.stages = net.config.stages(network)
         self.title = _title(net.config, network)
         self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
 
@@ -466,8 +465,8 @@ class PicturePhase(Phase):
 
 
 def _title(config: CosineConfig, network: int) -> str:
-    widths = [w for i, w in enumerate(config.widths) if config.network(i) == network]
-    return "cells of " + " and ".join(map(str, widths))
+    widths = [str(config.widths[stage]) for stage in config.stages(network)]
+    return "cells of " + " and ".join(widths)
 
 
 def _psnr(mse: float) -> float:
