@@ -250,20 +250,11 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     ) -> CosineLatent:
         return latent
 
-    @undivided()
     def advance(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
         """One stage on: the cells of the image, the prior, the symbols."""
         stages = latent.stages + 1
         if stages == self.n_stages:
-            found = []
-            for b, guess in enumerate(self.guesses(latent)):
-                image = None if coder.levels is None else coder.levels[b].cpu().numpy()
-                found.append(self.pixel_prior.code(coder.symbols, guess, image))
-            levels = np.stack(found)
-            coder.end_stage(stages, levels)
-            pixels = torch.from_numpy(levels).to(self.device)
-            # without what they follow from: memory
-            return CosineLatent(latent.size, [], stages, levels=pixels)
+            return self._code_pixels(latent, coder)
         prior = self._prior(latent.stages)
         threshold, (grid, *later) = self.config.thresholds[latent.stages], latent.grids
         finest = latent.finest
@@ -276,6 +267,19 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if not later:  # no cells are to come
             finest = None
         return replace(latent, stages=stages, grids=later, known=known, finest=finest)
+
+    @undivided()
+    def _code_pixels(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
+        """The last stage: the pixels, exact."""
+        found = []
+        for b, guess in enumerate(self.guesses(latent)):
+            image = None if coder.levels is None else coder.levels[b].cpu().numpy()
+            found.append(self.pixel_prior.code(coder.symbols, guess, image))
+        levels = np.stack(found)
+        coder.end_stage(self.n_stages, levels)
+        pixels = torch.from_numpy(levels).to(self.device)
+        # without what they follow from: memory
+        return CosineLatent(latent.size, [], self.n_stages, levels=pixels)
 
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
         """Cells of the finest grid that hold the coefficients of images, int16."""

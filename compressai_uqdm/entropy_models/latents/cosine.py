@@ -77,15 +77,16 @@ class MomentTable:
         scale: of each entry, float64.
 
     Attributes:
+        zero: where in the rows of the CDF the location is, by entry.
         reach: how far the locations of each entry reach.
         starts: where its moments start among those of all.
         unsent: variances of values that are in no cell, by entry.
     """
 
     def __init__(self, cdf: np.ndarray, R: np.ndarray, scale: np.ndarray):
-        self._cdf, self._zero = cdf, (R + 1) * POINTS
-        self.reach = np.ceil(TAILS * POINTS * scale).astype(np.int64) + POINTS // 2
-        self.starts = np.cumsum([0, *(2 * self.reach[:-1] + 1)])
+        self._cdf, self.zero = cdf, ((R + 1) * POINTS).astype(np.int32)
+        self.reach = np.ceil(TAILS * POINTS * scale).astype(np.int32) + POINTS // 2
+        self.starts = np.cumsum([0, *(2 * self.reach[:-1] + 1)], dtype=np.int64)
         unsent = np.rint(scale**2 * VARIANCE_UNITS)
         self.unsent = unsent.clip(max=MAX_VARIANCE).astype(np.int32)
 
@@ -102,21 +103,30 @@ class MomentTable:
     @functools.cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         # only pictures and pixels ask for them, after the last stage that there is
-        centres = (2 * np.arange(POINTS) - POINTS + 1) << (MEAN_BITS - 1)
-        squares, one = centres.astype(np.float64) ** 2, POINTS << MEAN_BITS
-        unit = VARIANCE_UNITS / one**2
+        one = POINTS << MEAN_BITS
+        unit, inside = VARIANCE_UNITS / one**2, one**2 / (12 * POINTS**2)  # of a part
         means, variances = [], []
-        for cdf, middle, reach in zip(self._cdf, self._zero, self.reach):
+        for cdf, middle, reach in zip(self._cdf, self.zero, self.reach):
             # the cell's 32 parts, at locations from -reach to reach
-            zero = middle - POINTS // 2
-            edges = np.arange(zero - reach, zero + reach + POINTS + 1)
+            first = middle - POINTS // 2 - reach
+            edges = first + np.arange(2 * reach + POINTS + 1)
             mass = np.diff(cdf[edges.clip(0, 2 * middle)].astype(np.int64))
-            windows = np.lib.stride_tricks.sliding_window_view(mass, POINTS)[::-1]
-            total = windows.sum(1)
-            total = np.maximum(total, 1).astype(np.float64)
-            mean = (windows @ centres) / total
-            inside = one**2 / (12 * POINTS**2)  # a part is as wide
-            variance = (windows @ squares) / total - mean**2 + inside
+            place = np.arange(len(mass))
+            # sums over windows are differences of sums, and in integers exact
+            total, moment, square = (
+                (sums[POINTS:] - sums[:-POINTS])[::-1]
+                for sums in (
+                    np.append(0, (mass * place**power).cumsum()) for power in range(3)
+                )
+            )
+            # in place of the first of a window, its middle
+            centre = 2 * place[: len(total)][::-1] + POINTS - 1
+            half = 1 << MEAN_BITS - 1
+            mean = (2 * moment - centre * total) * half
+            squares = (4 * square - 4 * centre * moment + centre**2 * total) * half**2
+            total = np.maximum(total, 1)
+            mean = mean / total
+            variance = squares / total - mean**2 + inside
             means.append(np.rint(mean).astype(np.int32))
             variances.append(np.rint(variance * unit).astype(np.int32))
         return np.concatenate(means), np.concatenate(variances)
@@ -176,9 +186,12 @@ def rounded(x: Tensor, factor: float = 1.0) -> Tensor:
 
 
 def _activate(sums: Tensor) -> Tensor:
-    """A layer's activations, float32, from its sums: rounded, ReLU, with an upper bound."""
+    """A layer's activations, float32, from its sums: rounded, ReLU, with an upper bound.
+
+    Sums from 2^24 on are beyond the bound, and so they are where a float32 rounds them.
+    """
     # whose gradient takes one pass; clamp's takes three
-    return nn.functional.hardtanh(rounded(sums, 2.0**-WEIGHT_BITS).float(), 0, HIDDEN_MAX)
+    return nn.functional.hardtanh(rounded(sums.float(), 2.0**-WEIGHT_BITS), 0, HIDDEN_MAX)
 
 
 @functools.cache
@@ -315,7 +328,7 @@ class Group(nn.Module):
 
     def look(self, state: Tensor) -> Tensor:
         """Location and log scale, ``[N, 2 n]``, from states of blocks, ``[N, hidden]``."""
-        h = _activate(state + self.fixed("bias"))
+        h = _activate(state + self.fixed("bias").to(state.dtype))
         h = _activate(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
         return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
 
@@ -428,7 +441,7 @@ class CosineConditional(UniformNoiseConditional):
             n = channels.stop - channels.start
 
             def of(state: Tensor) -> tuple[Tensor, Tensor]:
-                out = group.look(state.double()).double()
+                out = group.look(state).double()
                 entry = (out[:, n:] * entries + base[channels]) * scale
                 location = rounded(out[:, :n] * points[channels], scale)
                 return location, rounded(entry.clamp(-0.25, 127.25))
@@ -614,17 +627,19 @@ class CosineConditional(UniformNoiseConditional):
         self, offset: np.ndarray, start: np.ndarray, entry: np.ndarray, ratio: int
     ) -> np.ndarray:
         """Tables of the parts of known cells, ``[m, ratio]``, as of :mod:`..tables`."""
-        cdf = self.array("_quantized_cdf")
-        zero = (cdf_half_width(self) + 1) * POINTS
-        edges = POINTS * (start[:, None] + np.arange(ratio + 1)) - POINTS // 2
-        reach = self.moment_table.reach[entry] - POINTS // 2
-        location = offset.clip(edges[:, 0] - reach, edges[:, -1] + reach)
-        R = zero[entry]
-        at = (edges - location[:, None] + R[:, None]).clip(0, 2 * R[:, None])
-        mass = np.diff(cdf[entry[:, None], at].astype(np.int64), axis=1) + 1
-        total = mass.cumsum(1)
-        edges = np.floor(total * float((1 << PRECISION) - ratio) / total[:, -1:])
-        return np.diff(edges, axis=1, prepend=0).astype(np.float32)
+        cdf, table = self.array("_quantized_cdf"), self.moment_table
+        zero = table.zero[entry]
+        low = POINTS * start - POINTS // 2
+        reach = table.reach[entry] - POINTS // 2
+        location = offset.clip(low - reach, low + POINTS * ratio + reach)
+        first, row = low - location + zero, cdf.shape[1] * entry.astype(np.int32)
+        edges = np.empty((ratio + 1, len(entry)), np.int32)
+        for i, edge in enumerate(edges):
+            at = (first + POINTS * i).clip(0, 2 * zero)
+            cdf.reshape(-1).take(at + row, out=edge, mode="clip")
+        total = (np.diff(edges, axis=0) + 1).cumsum(0, dtype=np.int64)
+        edges = np.floor(total * float((1 << PRECISION) - ratio) / total[-1])
+        return np.diff(edges, axis=0, prepend=0).astype(np.float32).T
 
 
 class _Coding:

@@ -62,24 +62,30 @@ def fit(sent: Sent, n: int, per_entry: float, every: int) -> np.ndarray:
     Returns:
         int64, ``[n]``.
     """
-    channels = sent.channels
     below, above, first, last, log_scales = (
         torch.from_numpy(values.astype(np.float32)) for values in sent[1:]
     )
+    is_part = torch.from_numpy(np.flatnonzero(np.isfinite(sent.first)))
 
     def nats(steps: np.ndarray) -> np.ndarray:
-        """What the values of each coefficient cost with scales so moved."""
-        moved = torch.from_numpy((steps * per_entry).astype(np.float32))[channels]
-        shrink = torch.exp(-(log_scales + moved))
+        """What the values of each coefficient cost with scales so moved, ``[k, n]``."""
+        moves = torch.from_numpy((steps * per_entry).astype(np.float32))
+        shrink = torch.exp(-(log_scales + moves[:, sent.channels]))
+        rows = n * np.arange(len(steps))[:, None]
 
-        def of(low: Tensor, high: Tensor) -> Tensor:
-            u, v = (end * shrink for end in (low, high))
-            return log_mass(u.clamp(-_FAR, _FAR), v.clamp(-_FAR, _FAR))
+        def of(low: Tensor, high: Tensor, shrink: Tensor, channels: np.ndarray) -> np.ndarray:
+            u, v = ((end * shrink).clamp_(-_FAR, _FAR) for end in (low, high))
+            found = -log_mass(u, v).double().numpy().reshape(-1)
+            sums = np.bincount((rows + channels).reshape(-1), found, n * len(steps))
+            return sums.reshape(len(steps), n)
 
-        lost = of(first, last) - of(below, above)
-        return np.bincount(channels, lost.double().numpy(), n)
+        cost = of(below, above, shrink, sent.channels)
+        if len(is_part):
+            ends, channels = (first[is_part], last[is_part]), sent.channels[is_part]
+            cost -= of(*ends, shrink[:, is_part], channels)
+        return cost
 
-    tried = np.stack([nats(np.full(n, step)) for step in _TRIED])
+    tried = nats(np.repeat(_TRIED[:, None], n, 1))
     # the least of a parabola through the best one and those beside it
     best = tried.argmin(0).clip(1, len(_TRIED) - 2)
     a, b, c = (np.take_along_axis(tried, best[None] + i, 0)[0] for i in (-1, 0, 1))
@@ -88,7 +94,7 @@ def fit(sent: Sent, n: int, per_entry: float, every: int) -> np.ndarray:
     spacing = _TRIED[1] - _TRIED[0]
     steps = np.rint(_TRIED[best] + spacing * offset).astype(np.int64)
     steps = steps.clip(-STEPS_MAX, STEPS_MAX)
-    saved = every * (tried[len(_TRIED) // 2] - nats(steps))
+    saved = every * (tried[len(_TRIED) // 2] - nats(steps[None])[0])
     steps[saved < _LEAST] = 0
     pays = saved[saved >= _LEAST].sum() > cost([steps])
     return steps if pays else np.zeros(n, np.int64)
