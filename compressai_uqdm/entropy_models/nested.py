@@ -16,13 +16,13 @@ import torch
 
 from torch import Tensor
 
+from .checkerboard import Checkerboard
 from .randomness import dither
 
 __all__ = [
     "MAX_RATIO",
     "POINTS",
     "NestedGrid",
-    "by_blocks",
     "draw_grids",
     "finest_cells",
     "nest",
@@ -38,7 +38,7 @@ _DITHER_BITS = 16
 
 
 class NestedGrid(NamedTuple):
-    """The cells of one stage, for every coefficient, ``[..., 192, h, w]``.
+    """The cells of one stage, for every coefficient.
 
     Cell c holds the finest cells ``c factor + start`` and the ``factor - 1`` after it. Its
     middle is ``c + middle / 32`` in units of the stage's width. In the stage before, it is
@@ -107,16 +107,17 @@ class NestedGrid(NamedTuple):
         return coarser * self.ratio - self.offset.int()
 
 
-def draw_grids(widths: Sequence[int], shape: Sequence[int], seed: int) -> list[NestedGrid]:
+def draw_grids(widths: Sequence[int], board: Checkerboard, seed: int) -> list[NestedGrid]:
     """The grids of all stages, the same for encoder and decoder, and for every image.
 
     Args:
         widths: of the stages' cells, each a multiple of the next.
-        shape: of the coefficients, ``[B, 192, h, w]``.
+        board: the blocks, whose coefficients are the rows of a matrix, ``[B h w, 192]``.
         seed: seed of the picture.
     """
-    words = (dither(seed, stage, tuple(shape[-3:])) for stage in range(len(widths)))
-    return nest(widths, (by_blocks(word.expand(*shape)) for word in words))
+    B, h, w = board.shape
+    words = (dither(seed, stage, (192, h, w)) for stage in range(len(widths)))
+    return nest(widths, (board.matrix(word.expand(B, -1, -1, -1)) for word in words))
 
 
 def nest(widths: Sequence[int], words: Iterable[Tensor]) -> list[NestedGrid]:
@@ -130,11 +131,6 @@ def nest(widths: Sequence[int], words: Iterable[Tensor]) -> list[NestedGrid]:
         for i in range(1, len(widths))
     ]
     return [NestedGrid(widths, finest, offsets), *later]
-
-
-def by_blocks(planes: Tensor) -> Tensor:
-    """The same planes, with the coefficients of each block beside each other in memory."""
-    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def _offset(word: Tensor, ratio: int) -> Tensor:

@@ -27,12 +27,12 @@ from ..basis import (
 from ..checks import check_count
 from ..codec.coders import Coder
 from ..denoisers.picture import PictureNetwork
+from ..entropy_models.checkerboard import Checkerboard
 from ..entropy_models.integer import bands
 from ..entropy_models.latents.cosine import CosineConditional, Known
 from ..entropy_models.nested import (
     MAX_RATIO,
     NestedGrid,
-    by_blocks,
     draw_grids,
     finest_cells,
     nest,
@@ -138,6 +138,7 @@ class CosineLatent:
 
     Attributes:
         size: (H, W).
+        board: their blocks, of which what is known has a row each.
         grids: cells of every stage that is still to come, on the CPU.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
@@ -147,6 +148,7 @@ class CosineLatent:
     """
 
     size: tuple[int, int]
+    board: Checkerboard
     grids: list[NestedGrid]
     stages: int = 0
     known: Known | None = None
@@ -241,9 +243,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> CosineLatent:
         B, _, H, W = shape
-        blocks = (B, 192, n_blocks(H), n_blocks(W))
-        grids = draw_grids(self.config.widths, blocks, seed)
-        return CosineLatent((H, W), grids, progress=progress)
+        board = Checkerboard(B, n_blocks(H), n_blocks(W))
+        grids = draw_grids(self.config.widths, board, seed)
+        return CosineLatent((H, W), board, grids, progress=progress)
 
     def settle(
         self, before: CosineLatent, latent: CosineLatent, n_decoded: int
@@ -260,8 +262,11 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         finest = latent.finest
         if finest is None and coder.levels is not None:
             finest = self._finest(coder.levels, latent)
-        known = prior.code(coder.symbols, grid, threshold, latent.known, finest)
-        coder.end_stage(stages, torch.where(known.sent, known.cells, 0).cpu().numpy())
+        known = prior.code(
+            coder.symbols, latent.board, grid, threshold, latent.known, finest
+        )
+        cells = torch.where(known.sent, known.cells, 0)
+        coder.end_stage(stages, latent.board.planes(cells).numpy())
         if latent.progress:
             latent.progress(1.0)
         if not later:  # no cells are to come
@@ -279,17 +284,19 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         coder.end_stage(self.n_stages, levels)
         pixels = torch.from_numpy(levels).to(self.device)
         # without what they follow from: memory
-        return CosineLatent(latent.size, [], self.n_stages, levels=pixels)
+        return replace(latent, grids=[], stages=self.n_stages, known=None, levels=pixels)
 
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
         """Cells of the finest grid that hold the coefficients of images, int16."""
         grid = latent.grids[-1]
-        found = by_blocks(torch.empty(grid.shape, dtype=torch.int16, device=levels.device))
+        found = torch.empty(grid.shape, dtype=torch.int16)
 
         def fill(rows: slice) -> None:
             x = to_cosines(levels[:, :, BLOCK * rows.start : BLOCK * rows.stop])
-            u = grid.dither[:, :, rows].to(x.device)
-            found[:, :, rows] = finest_cells(x, grid.width, u).short()
+            x = x.permute(0, 2, 3, 1).flatten(0, 2)
+            places = latent.board.rows(slice(None), rows)
+            u = grid.dither[places].to(x.device)
+            found[places] = finest_cells(x, grid.width, u).short().cpu()
 
         in_threads(fill, _bands(latent.size), levels.device)
         return found
@@ -298,7 +305,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """What coefficients tell of the pixels of each image, once there are any."""
         known, size = latent.known, latent.size
         assert known is not None
-        for b in range(len(known.cells)):
+        for b in range(latent.board.shape[0]):
             moments = functools.partial(self._moments, known, b, size)
             yield Guess.of(size, _bands(size), moments)
 
@@ -331,7 +338,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if latent.levels is not None:
             return latent.levels
         if latent.known is None:
-            grey = (latent.grids[0].shape[0], 3, *latent.size)
+            grey = (latent.board.shape[0], 3, *latent.size)
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
         # a stage that ends early looks more like the one before
         is_cut = latent.known.missing is not None
@@ -362,19 +369,21 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if thresholds is None:
             thresholds = self.config.thresholds
         x = to_cosines(levels)
+        board = Checkerboard(*x[:, 0].shape)
         words = [
             torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device).short()
             for _ in self.config.widths
         ]
-        grids = nest(self.config.widths, words)
-        finest = finest_cells(x, grids[-1].width, grids[-1].dither)
+        grids = nest(self.config.widths, map(board.matrix, words))
+        finest = finest_cells(board.matrix(x), grids[-1].width, grids[-1].dither)
         H, W = levels.shape[2:]
-        latent = CosineLatent((H, W), grids)
+        latent = CosineLatent((H, W), board, grids)
         for stage, (grid, threshold) in enumerate(zip(grids, thresholds)):
-            cells = grid.cells(finest)
-            p, known = self._prior(stage).teach(grid, threshold, latent.known, cells)
+            p, known = self._prior(stage).teach(
+                board, grid, threshold, latent.known, grid.cells(finest)
+            )
             latent = replace(latent, stages=stage + 1, known=known)
-            yield p, latent
+            yield board.planes(p), latent
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
         """Bits of all stages' coefficients, sent or not, and the image after ``quality``.

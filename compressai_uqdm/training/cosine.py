@@ -373,7 +373,7 @@ class StagePhase(Phase):
             for stage, (p, latent) in enumerate(taught):
                 assert latent.known is not None
                 bits = -p.log2()
-                sent += bits[latent.known.sent].sum().item()
+                sent += bits[latent.board.planes(latent.known.sent)].sum().item()
                 loss += bits.sum().item() * (stage in self.stages)
             x_hat = self.net.reconstruct(latent, "denoise", 0)
             squares += (x_hat.double() - levels).square().sum().item()

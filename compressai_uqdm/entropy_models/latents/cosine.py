@@ -31,10 +31,11 @@ from torch import Tensor
 from ...basis import GROUPS
 from ...identity import Parts
 from .. import steps
+from ..checkerboard import CROSS, OWN, Checkerboard
 from ..coder import SymbolCoder
 from ..integer import exact_floats
 from ..logistic import log_mass
-from ..nested import POINTS, NestedGrid, by_blocks
+from ..nested import POINTS, NestedGrid
 from ..tables import PRECISION
 from . import scales
 from .uniform_noise import UniformNoiseConditional
@@ -56,11 +57,6 @@ VARIANCE_UNITS, MAX_VARIANCE = 1 << 20, (1 << 31) - 1
 EXACT = 1 << 24
 AT_ONCE = 1 << 13  # blocks, to bound memory
 CELL_MAX, POINTS_MAX = (1 << 15) - 1, 1 << 30
-
-OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
-"""Blocks of the same colour of the checkerboard in the 3x3 around one."""
-CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
-"""Those of the other colour."""
 
 N_COLOURS = 3
 TAILS = 4.0
@@ -133,12 +129,13 @@ class MomentTable:
 
 
 class Known(NamedTuple):
-    """What is known of the coefficients after a stage, planes being ``[B, 192, h, w]``."""
+    """What is known of the coefficients after a stage, matrices being ``[B h w, 192]``."""
 
     cells: Tensor  # int16; where sent, the cell that holds the coefficient, else any near
     sent: Tensor  # bool
     offsets: Tensor  # int16; of the prior's location from the cell's middle, in its 1/32
     entries: Tensor  # uint8; of the scale table
+    board: Checkerboard
     grid: NestedGrid
     table: MomentTable
     missing: Tensor | None  # bool; what a stream did not reach that ends early
@@ -151,9 +148,19 @@ class Known(NamedTuple):
             their means, in 1/512 of the stage's width, and the variances around these, in
             1/2^20 of its square; int64.
         """
-        here = b, slice(None), rows
-        cells, sent, offsets, entries = (p[here].cpu().numpy() for p in self[:4])
-        middle = self.grid.map(lambda planes: planes[here]).middle.cpu().numpy()
+        found = self.moments_of(self.board.rows(b, rows))
+        width = self.board.shape[2]
+        means, variances = (m.T.reshape(m.shape[1], -1, width) for m in found)
+        return means, variances
+
+    def moments_of(self, places: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Those of some rows of the matrices, ``[m, 192]``."""
+
+        def here(matrix: Tensor) -> np.ndarray:
+            return matrix.index_select(0, places.to(matrix.device)).cpu().numpy()
+
+        cells, sent, offsets, entries = map(here, self[:4])
+        middle = self.grid.map(lambda m: m[places.to(m.device)]).middle.cpu().numpy()
         means = POINTS * cells.astype(np.int64) + middle << MEAN_BITS
         reach = self.table.reach[entries]
         at = self.table.starts[entries] + reach + offsets.clip(-reach, reach)
@@ -161,8 +168,8 @@ class Known(NamedTuple):
         variances = np.where(sent, self.table.variances[at], self.table.unsent[entries])
         variances = variances.astype(np.int64)
         if self.before is not None and self.missing is not None:
-            is_missing = self.missing[b, :, rows].numpy()
-            coarser, wider = self.before.moments(b, rows)
+            is_missing = here(self.missing)
+            coarser, wider = self.before.moments_of(places)
             means[is_missing] = coarser[is_missing] * self.grid.ratio
             wider = (wider[is_missing] * self.grid.ratio**2).clip(max=MAX_VARIANCE)
             variances[is_missing] = wider
@@ -202,45 +209,6 @@ def _magnitudes(device: torch.device) -> Tensor:
     return torch.from_numpy(values.clip(max=FEATURE_MAX).astype(np.float32)).to(device)
 
 
-class Checkerboard:
-    """Blocks by colour: which rows of a matrix of blocks are which, and their neighbours.
-
-    Args:
-        B: images.
-        h: blocks in a column.
-        w: blocks in a row.
-
-    Attributes:
-        rows: of each colour, places among all blocks.
-        own: of each colour, places of the five blocks of that colour around each, among
-            those of that colour; one past the last where there is none.
-        cross: of each colour, places of the four around each of the *other* colour.
-    """
-
-    def __init__(self, B: int, h: int, w: int, device: torch.device):
-        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        colour = ((y + x) % 2).expand(B, h, w)
-        place = torch.arange(B * h * w).view(B, h, w)
-        self.rows = [place[colour == c].to(device) for c in (0, 1)]
-        self.own, self.cross = [], []
-        for c in (0, 1):
-            count = int((colour == c).sum())
-            number = torch.full((B, h + 2, w + 2), count)
-            number[:, 1:-1, 1:-1][colour == c] = torch.arange(count)
-
-            def around(
-                taps: tuple[tuple[int, int], ...], of: int, number: Tensor = number
-            ) -> Tensor:
-                shifted = [
-                    number[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][colour == of]
-                    for dy, dx in taps
-                ]
-                return torch.stack(shifted, 1).to(device)
-
-            self.own.append(around(OWN, c))
-            self.cross.append(around(CROSS, 1 - c))
-
-
 def _features(
     location: Tensor, values: Tensor, sent: Tensor, width: int, unit: int
 ) -> Tensor:
@@ -270,16 +238,6 @@ def _features(
     parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
     nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
     return torch.cat([*(of(*part) for part in parts), nothing])
-
-
-def _flat(planes: Tensor) -> Tensor:
-    """Planes ``[B, C, h, w]`` as ``[B h w, C]``; a view of those :func:`by_blocks`."""
-    return planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
-
-
-def _packed(planes: Tensor, board: Checkerboard) -> list[Tensor]:
-    """Planes ``[B, C, h, w]`` at the blocks of each colour: ``[N, C]``."""
-    return [_flat(planes)[rows] for rows in board.rows]
 
 
 def _bits(name: str) -> int:
@@ -430,9 +388,10 @@ class CosineConditional(UniformNoiseConditional):
         # states are exact: they add up to less than 48 times 2^24
         dtype = torch.float64 if torch.is_grad_enabled() else torch.int32
         states = [
-            torch.zeros(len(rows), self.hidden, dtype=dtype, device=device)
-            for rows in board.rows
+            torch.zeros(rows.stop - rows.start, self.hidden, dtype=dtype, device=device)
+            for rows in board.colours
         ]
+        own, cross = ([a.to(device) for a in around] for around in (board.own, board.cross))
         points, entries, base = (f.to(device) for f in self._factors(width))
         scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
         means = torch.empty(0)
@@ -451,8 +410,8 @@ class CosineConditional(UniformNoiseConditional):
 
         def spread(colour: int, group: Group, features: Tensor) -> None:
             for name, around, state in (
-                ("own", board.own[colour], states[colour]),
-                ("cross", board.cross[colour], states[1 - colour]),
+                ("own", own[colour], states[colour]),
+                ("cross", cross[colour], states[1 - colour]),
             ):
                 for first in range(0, len(state), AT_ONCE):
                     some = slice(first, first + AT_ONCE)
@@ -470,20 +429,21 @@ class CosineConditional(UniformNoiseConditional):
             values, sent = reveal(colour, channels, location, index)
             with torch.no_grad():
                 if channels.start < N_COLOURS and colour == 0:
-                    means = self._means(location, (values - location) * sent, index, board)
+                    means = self._means(
+                        location, (values - location) * sent, index, cross[0]
+                    )
                 features = _features(location, values, sent, width, self.unit)
             del location, index, values, sent  # what is kept of a step takes memory
             spread(colour, group, features)
             del features
 
     def _means(
-        self, location: Tensor, residual: Tensor, index: Tensor, board: Checkerboard
+        self, location: Tensor, residual: Tensor, index: Tensor, around: Tensor
     ) -> Tensor:
         """Means of the four blocks around each of the other colour, ``[N, 4]``."""
         shrink = (256 * self._shrink()[index.long()]).round()
         mean = location + (shrink * residual / 256).round()
         padded = torch.cat([mean[:, 0], mean.new_zeros(1)])
-        around = board.cross[0]
         missing = around == len(mean)
         for a, b in ((0, 3), (3, 0), (1, 2), (2, 1)):  # across an edge, the one opposite
             around = around.clone()
@@ -523,6 +483,7 @@ class CosineConditional(UniformNoiseConditional):
     def code(
         self,
         coder: SymbolCoder,
+        board: Checkerboard,
         grid: NestedGrid,
         threshold: float,
         before: Known | None,
@@ -532,90 +493,89 @@ class CosineConditional(UniformNoiseConditional):
 
         Args:
             coder: where symbols come from and go to.
+            board: the blocks.
             grid: the stage's cells.
             threshold: coefficients whose predicted standard deviation is less than so many
                 Delta are left for later.
             before: what is known of the stages before.
             finest: the cells of the finest grid that hold the coefficients, int16,
-                ``[B, 192, h, w]``, or None where cells are to be read.
+                ``[B h w, 192]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        B, _, h, w = grid.shape
-        board = Checkerboard(B, h, w, self.spread.device)
         coding = _Coding(self, coder, board, grid, threshold, before, finest)
         self.walk(grid.width, board, coding)
         return coding.known()
 
     def teach(
-        self, grid: NestedGrid, threshold: float, before: Known | None, cells: Tensor
+        self,
+        board: Checkerboard,
+        grid: NestedGrid,
+        threshold: float,
+        before: Known | None,
+        cells: Tensor,
     ) -> tuple[Tensor, Known]:
         """Likelihoods of a stage's coefficients, with gradients, sent or not.
 
         Were those that are left for later not learned, none would learn when to leave.
 
         Args:
+            board: the blocks.
             grid: the stage's cells.
             threshold: as of :meth:`code`.
             before: what is known of the stages before.
-            cells: those that hold the coefficients, int64, ``[B, 192, h, w]``.
+            cells: those that hold the coefficients, int64, ``[B h w, 192]``.
 
         Returns:
             likelihoods, float64, of that shape, and what is known then.
         """
-        B, C, h, w = cells.shape
-        board = Checkerboard(B, h, w, cells.device)
         values = POINTS * cells + grid.middle
-        target = _packed(values, board)
         if before is not None:
             # of the part of a known cell, in 1/32
-            start = POINTS * grid.first_in(before.cells) - POINTS // 2 + grid.middle
-            starts, was_sent = _packed(start, board), _packed(before.sent, board)
+            starts = POINTS * grid.first_in(before.cells) - POINTS // 2 + grid.middle
         low, high = (math.log(scale) for scale in SCALE_SPAN)
-        found: dict[tuple[str, int], list[Tensor]] = {}
+        found: dict[str, list[list[Tensor]]] = {}
 
         def reveal(
             colour: int, channels: slice, location: Tensor, index: Tensor
         ) -> tuple[Tensor, Tensor]:
-            v = target[colour][:, channels].double()
+            here = board.colours[colour], channels
+            v = values[here].double()
             s = torch.exp(low + index * ((high - low) / 127)) * (POINTS * 3**0.5 / math.pi)
             p = log_mass((v - POINTS / 2 - location) / s, (v + POINTS / 2 - location) / s)
             sent = index >= first_sent(threshold)
             if before is not None:
-                start = starts[colour][:, channels].double()
+                start = starts[here].double()
                 end = start + POINTS * grid.ratio
                 inside = location.clamp(start - TAILS * s, end + TAILS * s)
                 part = log_mass(
                     (v - POINTS / 2 - inside) / s, (v + POINTS / 2 - inside) / s
                 ) - log_mass((start - inside) / s, (end - inside) / s)
-                is_part = was_sent[colour][:, channels]
-                p = torch.where(is_part, part, p)
-                sent = sent | is_part
+                p = torch.where(before.sent[here], part, p)
+                sent = sent | before.sent[here]
             kept = {"p": p, "sent": sent, "location": location, "index": index}
             for name, value in kept.items():
-                found.setdefault((name, colour), []).append(value)
+                found.setdefault(name, [[], []])[colour].append(value)
             return v, sent
 
         self.walk(grid.width, board, reveal)
-        place = torch.cat(board.rows).argsort()
-
-        def planes(name: str) -> Tensor:
-            # groups come in the order of their channels
-            flat = torch.cat([torch.cat(found[name, colour], 1) for colour in (0, 1)])
-            return flat[place].view(B, h, w, C).permute(0, 3, 1, 2)
-
-        sent, location, index = (planes(name) for name in ("sent", "location", "index"))
+        # groups come in the order of their channels
+        p, sent, location, index = (
+            torch.cat([torch.cat(groups, 1) for groups in found[name]])
+            for name in ("p", "sent", "location", "index")
+        )
         offsets = (location.detach() - values).clamp(-CELL_MAX, CELL_MAX)
         known = Known(
             cells.short(),
             sent,
             offsets.short(),
             index.detach().clamp(0, 127).byte(),
+            board,
             grid,
             self.moment_table,
             None,
             None,
         )
-        return self.likelihood_lower_bound(planes("p").exp()), known
+        return self.likelihood_lower_bound(p.exp()), known
 
     @functools.cached_property
     def moment_table(self) -> MomentTable:
@@ -668,66 +628,56 @@ class _Coding:
         self.prior, self.coder, self.grid = prior, coder, grid
         self.before, self.finest = before, finest
         self.first_sent = first_sent(threshold)
-        self.rows = [rows.cpu() for rows in board.rows]
-        blocks = grid.shape[2] * grid.shape[3]
-        self.images = [(rows // blocks).numpy() for rows in self.rows]
+        self.board = board
         self.cells, self.sent, self.offsets, self.entries = (
-            by_blocks(torch.zeros(grid.shape, dtype=dtype))
-            for dtype in (torch.int16, torch.bool, torch.int16, torch.uint8)
+            np.zeros(grid.shape, dtype) for dtype in (np.int16, bool, np.int16, np.uint8)
         )
-        self.missing: Tensor | None = None
+        self.missing: np.ndarray | None = None
         self.moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
 
     def __call__(
         self, colour: int, channels: slice, location: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        rows = self.rows[colour]
-
-        def here(planes: Tensor) -> np.ndarray:
-            there = rows.to(planes.device)
-            return _flat(planes)[:, channels].index_select(0, there).cpu().numpy()
-
+        here = self.board.colours[colour], channels
         kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
         both = torch.stack(kinds).cpu().numpy()  # in one transfer
-        grid = self.grid.map(lambda p: _flat(p)[:, channels].index_select(0, rows))
+        grid = self.grid.map(lambda matrix: matrix[here])
         middle = grid.middle.numpy()
         offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
         del kinds, both
         first, is_part = np.zeros_like(offset), np.zeros(offset.shape, bool)
         if self.before is not None:
-            is_part = here(self.before.sent)
-            first = grid.ratio * here(self.before.cells).astype(np.int32)
+            is_part = self.before.sent[here].numpy()
+            first = grid.ratio * self.before.cells[here].numpy().astype(np.int32)
             first -= grid.offset.numpy()
         is_cell = (entry >= self.first_sent) & ~is_part
         target = None
         if self.finest is not None:
-            target = here(self.finest).astype(np.int32) - grid.start.numpy()
+            target = self.finest[here].numpy().astype(np.int32) - grid.start.numpy()
             target //= grid.factor
         group = _Group(target, first, offset, entry, is_part, is_cell)
         if colour == 0:  # the other colour's scales move likewise
             self.moves[channels.start] = self._code_moves(group)
-        moves = self.moves[channels.start][self.images[colour]]
+        moves = self.moves[channels.start][self.board.images[colour]]
         moved = (entry + moves).clip(0, 127).astype(np.uint8)
         cell, there = self._code_cells(group, moved)
 
-        nearby = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
-        coded = cell, there, nearby, np.where(there, moved, entry)
-        kept = self.cells, self.sent, self.offsets, self.entries
-        for planes, values in zip(kept, coded):
-            _flat(planes)[:, channels][rows] = torch.from_numpy(values).to(planes.dtype)
+        self.cells[here], self.sent[here] = cell, there
+        self.offsets[here] = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
+        self.entries[here] = np.where(there, moved, entry)
         not_there = (is_part | is_cell) & ~there
         if self.missing is not None:
             # of groups after the one where a stream ended, nothing at all is known
-            _flat(self.missing)[:, channels][rows] = True
+            self.missing[here] = True
         elif self.before is not None and not_there.any():
-            self.missing = by_blocks(torch.zeros(self.grid.shape, dtype=torch.bool))
-            _flat(self.missing)[:, channels][rows] = torch.from_numpy(not_there)
+            self.missing = np.zeros(self.grid.shape, bool)
+            self.missing[here] = not_there
         middles = torch.from_numpy(POINTS * cell + middle).to(location)
         return middles, torch.from_numpy(there).to(location.device)
 
     def _code_moves(self, group: "_Group") -> np.ndarray:
         """Entries that the scales of a group are moved by, ``[B, n]``, int16."""
-        B, images = self.grid.shape[0], self.images[0]
+        B, images = self.board.shape[0], self.board.images[0]
         wanted: list[list[np.ndarray] | None] = [None] * B
         if group.cells is not None:
             ends = itertools.pairwise(np.searchsorted(images, np.arange(B + 1)))
@@ -761,20 +711,18 @@ class _Coding:
 
     def known(self) -> Known:
         """What is known after the stage."""
-        device = self.prior.spread.device
-        cells, sent = self.cells.to(device), self.sent.to(device)
-        before = self.before if self.missing is not None else None
         # its cells are known: no one asks for where they begin
         grid = self.grid._replace(offset_before=None)
         return Known(
-            cells,
-            sent,
-            self.offsets,
-            self.entries,
+            torch.from_numpy(self.cells),
+            torch.from_numpy(self.sent),
+            torch.from_numpy(self.offsets),
+            torch.from_numpy(self.entries),
+            self.board,
             grid,
             self.prior.moment_table,
-            self.missing,
-            before,
+            None if self.missing is None else torch.from_numpy(self.missing),
+            None if self.missing is None else self.before,
         )
 
 

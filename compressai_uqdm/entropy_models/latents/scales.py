@@ -73,7 +73,9 @@ def fit(sent: Sent, n: int, per_entry: float, every: int) -> np.ndarray:
         shrink = torch.exp(-(log_scales + moves[:, sent.channels]))
         rows = n * np.arange(len(steps))[:, None]
 
-        def of(low: Tensor, high: Tensor, shrink: Tensor, channels: np.ndarray) -> np.ndarray:
+        def of(
+            low: Tensor, high: Tensor, shrink: Tensor, channels: np.ndarray
+        ) -> np.ndarray:
             u, v = ((end * shrink).clamp_(-_FAR, _FAR) for end in (low, high))
             found = -log_mass(u, v).double().numpy().reshape(-1)
             sums = np.bincount((rows + channels).reshape(-1), found, n * len(steps))
