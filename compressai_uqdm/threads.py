@@ -1,7 +1,7 @@
 """Python threads for parts of a picture.
 
-Much of what is done with a part are operations of NumPy, and of PyTorch too small to be
-divided among its own threads; but while they compute, they let other threads of Python run.
+Operations on a part are too small for PyTorch's own threads to bring anything; but while
+they compute, they let other threads of Python run, and so do NumPy's.
 """
 
 import functools
@@ -33,8 +33,7 @@ _number: ContextVar[int] = ContextVar("number of threads")
 def undivided() -> Iterator[None]:
     """Do not divide operations among threads, but have as many for :func:`in_threads`.
 
-    After an operation that was divided, PyTorch's threads look out for the next one, for a
-    millisecond or more: on cores that Python's threads could have.
+    Divided, operations of a tenth of a millisecond take longer than in one thread.
     """
     number = torch.get_num_threads()
     if number == 1:

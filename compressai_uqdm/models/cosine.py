@@ -252,6 +252,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     ) -> CosineLatent:
         return latent
 
+    @undivided()
     def advance(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
         """One stage on: the cells of the image, the prior, the symbols."""
         stages = latent.stages + 1

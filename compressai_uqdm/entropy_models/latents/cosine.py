@@ -413,10 +413,9 @@ class CosineConditional(UniformNoiseConditional):
                 ("own", own[colour], states[colour]),
                 ("cross", cross[colour], states[1 - colour]),
             ):
-                for first in range(0, len(state), AT_ONCE):
-                    some = slice(first, first + AT_ONCE)
-                    sums = group.spread(name, features, around[some])
-                    state[some].add_(sums.to(dtype))
+                parts = zip(around.split(AT_ONCE), state.split(AT_ONCE))
+                for places, part in parts:
+                    part.add_(group.spread(name, features, places).to(dtype))
 
         for colour, channels, group in self.steps():
             location, index = look(colour, channels, group)
