@@ -274,7 +274,6 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             finest = None
         return replace(latent, stages=stages, grids=later, known=known, finest=finest)
 
-    @undivided()
     def _code_pixels(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
         """The last stage: the pixels, exact."""
         found = []

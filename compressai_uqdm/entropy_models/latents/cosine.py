@@ -413,9 +413,11 @@ class CosineConditional(UniformNoiseConditional):
                 ("own", own[colour], states[colour]),
                 ("cross", cross[colour], states[1 - colour]),
             ):
-                parts = zip(around.split(AT_ONCE), state.split(AT_ONCE))
-                for places, part in parts:
-                    part.add_(group.spread(name, features, places).to(dtype))
+                for first in range(0, len(state), AT_ONCE):
+                    # sliced: what split gives may not be changed where gradients are kept
+                    some = slice(first, first + AT_ONCE)
+                    sums = group.spread(name, features, around[some])
+                    state[some].add_(sums.to(dtype))
 
         for colour, channels, group in self.steps():
             location, index = look(colour, channels, group)
