@@ -13,6 +13,7 @@ group, less what they cost (:func:`fit`).
 
 import functools
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from ..threads import in_threads
 from .coder import SymbolCoder
-from .integer import HIDDEN_BITS
+from .integer import HIDDEN_BITS, exact_floats
 from .logistic import log_mass
 from .steps import STEPS_MAX, cost
 from .steps import code as code_steps
@@ -101,11 +102,13 @@ def added(steps: np.ndarray, hidden: np.ndarray, bits: int) -> np.ndarray:
         int64, ``[2, m]``.
     """
     found = np.repeat(steps[:, -1:] << bits - STEP_BITS, hidden.shape[1], 1)
-    weights = steps[:, :-1].astype(np.float32)
+    # double precision, that no setting makes less of; and PyTorch's products, for NumPy's
+    # have threads of their own, which are in the way of others
+    weights = torch.from_numpy(steps[:, :-1]).double()
     for at in range(0, hidden.shape[1], _AT_ONCE):
         part = slice(at, at + _AT_ONCE)
-        sums = weights @ hidden[:, part].astype(np.float32)  # exact
-        found[:, part] += sums.astype(np.int64) << bits - STEP_BITS - HIDDEN_BITS
+        sums = weights @ torch.from_numpy(hidden[:, part]).double()
+        found[:, part] += sums.long().numpy() << bits - STEP_BITS - HIDDEN_BITS
     return found
 
 
@@ -145,8 +148,9 @@ def spacing(m: int) -> int:
     return -(-m // _SAMPLE)
 
 
+@exact_floats()
 def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
-    """The steps of a group that save the most: those of all weights, of biases, or none.
+    """The steps of a group that save some: those of all weights, or of biases, or none.
 
     Args:
         hidden: hidden activations, integers, ``[n, m]``.
@@ -160,31 +164,32 @@ def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
 
     def part(first: int) -> Part:
         here = slice(first, first + _PART)
-        a = torch.ones(n + 1, min(_PART, m - first), dtype=torch.float64)
+        a = torch.ones(n + 1, min(_PART, m - first))
         a[:-1] = torch.from_numpy(hidden[:, here])
         a[:-1] /= 1 << HIDDEN_BITS
         return a, cells.at(here)
 
     parts = in_threads(part, range(0, m, _PART))
-    none = np.zeros((2, n + 1), np.int64)
-    nothing = torch.zeros(2, n + 1, dtype=torch.float64)
-    before = _nats(nothing, parts)
-    best, most = none, 0.0
-    for start in (n, 0):  # biases alone, and all
-        change = torch.zeros_like(nothing)
-        change[:, start:] = _newton([(a[start:], here) for a, here in parts], before)
+    before = _nats(torch.zeros(2, n + 1, dtype=torch.float64), parts)
+    curvature = _summed(_curvature, parts)
+    for first in (0, n):  # all, and where they do not pay, biases
+        change = _newton(parts, curvature, first, before)
         steps = np.rint(change.numpy() * (1 << STEP_BITS)).astype(np.int64)
         steps = steps.clip(-STEPS_MAX, STEPS_MAX)
         after = _nats(torch.from_numpy(steps / (1 << STEP_BITS)), parts)
-        saved = every * (before - after) - cost(_vectors(steps))
-        if saved > most:
-            best, most = steps, saved
-    return best
+        if every * (before - after) > cost(_vectors(steps)):
+            return steps
+    return np.zeros((2, n + 1), np.int64)
+
+
+def _summed(of: Callable[[Part], Tensor], parts: list[Part]) -> Tensor:
+    # in order: rounding is the same with any number of threads
+    return functools.reduce(torch.add, in_threads(of, parts))
 
 
 def _at(change: Tensor, a: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
     """Locations and scales with such a change."""
-    move, log_factor = change @ a
+    move, log_factor = change.float() @ a
     locations = (cells.locations + move * cells.units).clamp(*cells.limits)
     return locations, (cells.log_scales + log_factor * cells.log_unit).exp()
 
@@ -210,28 +215,31 @@ def _ends(
     return u.clamp(-1e4, 1e4), v.clamp(-1e4, 1e4)
 
 
-def _newton(parts: list[Part], before: float) -> Tensor:
+def _newton(parts: list[Part], curvature: Tensor, first: int, before: float) -> Tensor:
     r"""Change of the last layer, ``[2, n]``, that makes the values cheapest.
 
     Args:
         parts: of the values, with n activations.
-        before: what they cost without a change, in nats.
+        curvature: matrices of Newton's equations, ``[2, n, n]``.
+        first: of the activations whose weights change.
+        before: what the values cost without a change, in nats.
 
-    Steps are halved where they do not help.
+    Steps are halved where they do not help. The curvature is that of no change at all: it
+    hardly depends on it, and takes most of the time.
     """
-    n = len(parts[0][0])
+    n = len(curvature[0])
     change = torch.zeros(2, n, dtype=torch.float64)
-    ridge = _RIDGE * torch.eye(n, dtype=torch.float64)
+    some = (slice(None), slice(first, None), slice(first, None))
+    matrices = curvature[some] + _RIDGE * torch.eye(n - first, dtype=torch.float64)
 
     def loss(change: Tensor) -> float:
         return _nats(change, parts) + _RIDGE / 2 * change.square().sum().item()
 
     least = before
     for _ in range(_ITERATIONS):
-        sums = zip(*in_threads(functools.partial(_normal, change), parts))
-        # in order: rounding is the same with any number of threads
-        matrices, vectors = (functools.reduce(torch.add, terms) for terms in sums)
-        newton = torch.linalg.solve(matrices + ridge, vectors - _RIDGE * change)
+        slopes = _summed(functools.partial(_slope, change), parts) - _RIDGE * change
+        newton = torch.zeros_like(change)
+        newton[:, first:] = torch.linalg.solve(matrices, slopes[:, first:])
         for halvings in range(5):
             tried = change + newton / 2**halvings
             value = loss(tried)
@@ -241,33 +249,47 @@ def _newton(parts: list[Part], before: float) -> Tensor:
     return change
 
 
-def _normal(change: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-    r"""Newton's equations of some values: matrices, ``[2, n, n]``, and right sides.
+def _slope(change: Tensor, part: Part) -> Tensor:
+    r"""Minus the derivatives of what some values cost, ``[2, n]``.
 
     With F the logistic function and u, v the ends of a cell in units of the scale s,
 
         d log(F(v) - F(u)) / d location = (F(u) + F(v) - 1) / s,
 
-    whose own derivative is -(f(u) + f(v)) / s^2, f = F'; and of log s it is
-    (u f(u) - v f(v)) / (F(v) - F(u)), the curvature taken at the middle of the cell. So
-    for both the matrix is a sum of a a^T with positive weights. What the value is known
-    to be in is left out of the curvature.
+    and of log s it is (u f(u) - v f(v)) / (F(v) - F(u)), f = F'.
     """
     a, cells = part
     locations, scales = _at(change, a, cells)
-    by_location, by_scale, curvature = _slopes(cells.below, cells.above, locations, scales)
+    by_location, by_scale, _ = _slopes(cells.below, cells.above, locations, scales)
     if cells.known:
         of_known = _slopes(*cells.known, locations, scales)
         by_location, by_scale = by_location - of_known[0], by_scale - of_known[1]
+    per_unit = _per_unit(cells, locations, scales)
+    slopes = torch.stack([by_location * per_unit, by_scale * cells.log_unit])
+    return (slopes.float() @ a.T).double()
+
+
+def _curvature(part: Part) -> Tensor:
+    r"""Matrices of Newton's equations, of some values, ``[2, n, n]``.
+
+    The derivative by the location has one of its own, -(f(u) + f(v)) / s^2; that by log s
+    has its curvature at the middle of the cell. So for both the matrix is a sum of a a^T
+    with positive weights. What the value is known to be in is left out.
+    """
+    a, cells = part
+    locations, scales = cells.locations, cells.log_scales.exp()
+    _, _, by_location = _slopes(cells.below, cells.above, locations, scales)
     z = _middle(cells, locations, scales)
-    curvature_of_scale = z * torch.tanh(z / 2) + z * z / 2 / torch.cosh(z / 2) ** 2
+    by_scale = z * torch.tanh(z / 2) + z * z / 2 / torch.cosh(z / 2) ** 2
+    per_unit = _per_unit(cells, locations, scales)
+    weights = by_location * per_unit**2, by_scale * cells.log_unit**2
+    return torch.stack([(a * w.float()) @ a.T for w in weights]).double()
+
+
+def _per_unit(cells: Cells, locations: Tensor, scales: Tensor) -> Tensor:
+    """What the location moves by, in scales, where its output grows by 1."""
     low, high = cells.limits
-    moves = (locations > low) & (locations < high)
-    per_unit, log_unit = cells.units / scales * moves, cells.log_unit
-    curvatures = (curvature * per_unit**2, curvature_of_scale * log_unit**2)
-    matrices = torch.stack([(a * c) @ a.T for c in curvatures])
-    slopes = torch.stack([by_location * per_unit, by_scale * log_unit])
-    return matrices, slopes @ a.T
+    return cells.units / scales * ((locations > low) & (locations < high))
 
 
 def _slopes(

@@ -17,7 +17,7 @@ from ..steps import STEPS_MAX, cost
 
 __all__ = ["Sent", "fit", "spacing"]
 
-_TRIED = 4 * np.arange(-4, 5)  # entries
+_TRIED = 6 * np.arange(-2, 3)  # entries
 _SAMPLE = 1 << 13  # values that a fit looks at
 _LEAST = 2.0  # nats that a move must save: about what it costs
 _FAR = 1e4  # scales: as good as infinitely far
