@@ -7,10 +7,11 @@ lattice is drawn for every value too; so at each stage x is uniform in its cell,
 an earlier stage has sent is not paid for again.
 """
 
+import functools
 import itertools
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,13 +38,15 @@ MAX_RATIO = 256
 _DITHER_BITS = 16
 
 
-class NestedGrid(NamedTuple):
+@dataclass(frozen=True)
+class NestedGrid:
     """The cells of one stage, for every coefficient.
 
     Cell c holds the finest cells ``c factor + start`` and the ``factor - 1`` after it. Its
     middle is ``c + middle / 32`` in units of the stage's width. In the stage before, it is
     the cell ``(c + offset) div ratio``. The first two, int16, follow from the offsets when
-    they are asked for: those of all stages would take more memory than a picture.
+    they are asked for, and are kept then: ask a part of the grid (:meth:`map`), for those
+    of all stages would take more memory than a picture.
     """
 
     widths: tuple[int, ...]  # Delta of this stage and of those after it, in levels
@@ -67,7 +70,7 @@ class NestedGrid(NamedTuple):
         """Of the coefficients."""
         return self.dither.shape
 
-    @property
+    @functools.cached_property
     def start(self) -> Tensor:
         """The first of the finest cells in cell 0."""
         start = torch.zeros_like(self.dither)
@@ -75,7 +78,7 @@ class NestedGrid(NamedTuple):
             start -= finer // self.widths[-1] * offset.short()
         return start
 
-    @property
+    @functools.cached_property
     def middle(self) -> Tensor:
         """The middle of cell 0, in 1/32 of the width."""
         # 32 (start + (factor - 1) / 2 - d) / factor
@@ -92,7 +95,8 @@ class NestedGrid(NamedTuple):
 
     def map(self, pick: Callable[[Tensor], Tensor]) -> "NestedGrid":
         """The grid of some coefficients, that a function picks of all."""
-        return self._replace(
+        return replace(
+            self,
             dither=pick(self.dither),
             later=tuple(map(pick, self.later)),
             offset_before=None if self.offset_before is None else pick(self.offset_before),

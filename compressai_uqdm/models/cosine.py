@@ -462,15 +462,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """
         arrays = {"config_bytes": self.config_bytes.cpu().numpy()}
         for i, prior in enumerate(self.latent_priors):
-            arrays[f"latent_priors.{i}.spread"] = prior.spread.cpu().numpy()
-            arrays[f"latent_priors.{i}.neighbours"] = (
-                prior.neighbours.detach().cpu().numpy()
-            )
-            for g, (_, _, group) in enumerate(prior.steps()):
-                for name, _ in group.named_parameters():
-                    fixed = group.fixed(name).detach().cpu().numpy()
-                    kind = np.int32 if name.endswith("bias") else np.int16
-                    arrays[f"latent_priors.{i}.groups.{g}.{name}"] = fixed.astype(kind)
+            for name, array in prior.arrays():
+                arrays[f"latent_priors.{i}.{name}"] = array
         for name, buffer in self.named_buffers():
             if name.startswith(("pixel_prior.network.", "pictures.")):
                 arrays[name] = buffer.cpu().numpy()

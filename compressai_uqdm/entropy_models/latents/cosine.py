@@ -20,6 +20,7 @@ import functools
 import itertools
 import math
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -235,9 +236,14 @@ def _features(
         ]
         return torch.cat(features, 1).float()
 
-    parts = zip(*(plane.split(AT_ONCE) for plane in (location, values, sent)))
-    nothing = torch.zeros(1, 3 * values.shape[1], device=values.device)
-    return torch.cat([*(of(*part) for part in parts), nothing])
+    N, n = values.shape
+    found = torch.zeros(N + 1, 3 * n, device=values.device)
+    found[:-1, 2 * n :] = -0.5 * (1 << ACTIVATION_BITS)
+    # of most blocks nothing was sent
+    for rows in sent.any(1).nonzero()[:, 0].split(AT_ONCE):
+        known = (plane.index_select(0, rows) for plane in (location, values, sent))
+        found.index_copy_(0, rows, of(*known))
+    return found
 
 
 def _bits(name: str) -> int:
@@ -359,6 +365,29 @@ class CosineConditional(UniformNoiseConditional):
     def steps(self) -> list[Step]:
         places = [(colour, channels) for channels in GROUPS for colour in (0, 1)]
         return [Step(c, s, g) for (c, s), g in zip(places, self.groups)]  # type: ignore[arg-type]
+
+    def arrays(self) -> Parts:
+        """What :meth:`load_state_dict` needs, weights as the integers that they are rounded
+        to, those of all groups one after another: 13 arrays are read faster than 482."""
+        yield "spread", self.spread.cpu().numpy()
+        yield "neighbours", self.neighbours.detach().cpu().numpy()
+        for name, _ in self.steps()[0].group.named_parameters():
+            kind = np.int32 if name.endswith("bias") else np.int16
+            fixed = [group.fixed(name).detach().flatten() for _, _, group in self.steps()]
+            yield f"groups.{name}", torch.cat(fixed).cpu().numpy().astype(kind)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        for name, _ in self.steps()[0].group.named_parameters():
+            weights = state_dict.pop(f"{prefix}groups.{name}", None)
+            if weights is None:
+                continue
+            shapes = [getattr(group, name).shape for _, _, group in self.steps()]
+            parts = weights.split([shape.numel() for shape in shapes])
+            for i, (part, shape) in enumerate(zip(parts, shapes)):
+                state_dict[f"{prefix}groups.{i}.{name}"] = part.view(shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ---- integers around the network ----
 
@@ -713,7 +742,7 @@ class _Coding:
     def known(self) -> Known:
         """What is known after the stage."""
         # its cells are known: no one asks for where they begin
-        grid = self.grid._replace(offset_before=None)
+        grid = replace(self.grid, offset_before=None)
         return Known(
             torch.from_numpy(self.cells),
             torch.from_numpy(self.sent),
