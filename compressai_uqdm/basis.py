@@ -106,16 +106,14 @@ def from_cosines(coefficients: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     _, h, w = coefficients.shape
     # float64 holds all of these integers: none reaches 2^53
-    y = coefficients[_PLACE].astype(np.float64).reshape(3, BLOCK, BLOCK, h, w)
-    y = _shifted(
-        np.einsum("ui,cuvyx->civyx", _PLANE, y, optimize=True),
-        COEFFICIENT_BITS + _BASIS_BITS - _INNER_BITS,
-    )
-    y = _shifted(np.einsum("vj,civyx->cijyx", _PLANE, y, optimize=True), _BASIS_BITS)
-    y = np.einsum("kc,kijyx->cyixj", _COLOUR, y, optimize=True)
+    y = torch.from_numpy(coefficients[_PLACE]).double().view(3, BLOCK, BLOCK, h, w)
+    first = COEFFICIENT_BITS + _BASIS_BITS - _INNER_BITS
+    y = _shifted(_product("ui,cuvyx->civyx", _PLANE, y), first)
+    y = _shifted(_product("vj,civyx->cijyx", _PLANE, y), _BASIS_BITS)
+    y = _product("kc,kijyx->cyixj", _COLOUR, y)
     y = _shifted(y, _INNER_BITS + _BASIS_BITS - POSITION_BITS)
     pixels = y.reshape(3, h * BLOCK, w * BLOCK)[:, : size[0], : size[1]]
-    return pixels.astype(np.int64) + (255 << (POSITION_BITS - 1))
+    return pixels.long().numpy() + (255 << (POSITION_BITS - 1))
 
 
 def spread_variances(variances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -129,17 +127,18 @@ def spread_variances(variances: np.ndarray, size: tuple[int, int]) -> np.ndarray
         int64 in the same unit, ``[3, H, W]``; the same on every machine.
     """
     _, h, w = variances.shape
-    y = variances[_PLACE].astype(np.float64).reshape(3, BLOCK, BLOCK, h, w)
-    y = _shifted(
-        np.einsum("ui,cuvyx->civyx", _PLANE_SQUARED, y, optimize=True), _BASIS_BITS
-    )
-    y = _shifted(
-        np.einsum("vj,civyx->cijyx", _PLANE_SQUARED, y, optimize=True), _BASIS_BITS
-    )
-    y = np.einsum("kc,kijyx->cyixj", _COLOUR_SQUARED, y, optimize=True)
-    y = _shifted(y, _BASIS_BITS).reshape(3, h * BLOCK, w * BLOCK)
-    return y[:, : size[0], : size[1]].astype(np.int64)
+    y = torch.from_numpy(variances[_PLACE]).double().view(3, BLOCK, BLOCK, h, w)
+    y = _shifted(_product("ui,cuvyx->civyx", _PLANE_SQUARED, y), _BASIS_BITS)
+    y = _shifted(_product("vj,civyx->cijyx", _PLANE_SQUARED, y), _BASIS_BITS)
+    y = _shifted(_product("kc,kijyx->cyixj", _COLOUR_SQUARED, y), _BASIS_BITS)
+    y = y.reshape(3, h * BLOCK, w * BLOCK)[:, : size[0], : size[1]]
+    return y.long().numpy()
 
 
-def _shifted(x: np.ndarray, bits: int) -> np.ndarray:
-    return np.floor((x + (1 << (bits - 1))) / (1 << bits))
+def _product(indices: str, matrix: np.ndarray, y: Tensor) -> Tensor:
+    # NumPy's products have threads of their own, which are in the way of others
+    return torch.einsum(indices, torch.from_numpy(matrix), y)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    return ((x + (1 << (bits - 1))) / (1 << bits)).floor_()
