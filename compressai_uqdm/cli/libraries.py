@@ -21,12 +21,13 @@ UNUSED = (
     "compressai.datasets",
     "compressai.transforms",
     "scipy.stats",
+    "torch.export",
     "torch_geometric",
     "torch_geometric.transforms",
     "torchvision",
     "torchvision.transforms",
 )
-"""What CompressAI imports, and a command does not use."""
+"""What CompressAI and PyTorch import, and a command does not use."""
 
 
 @functools.cache
