@@ -396,6 +396,11 @@ def test_weights_travel(net: CosineUQDM, x: torch.Tensor, tmp_path: Path) -> Non
     assert open_codec(str(folder / "weights.npz")).digest == open_codec("uqdm-photo").digest
     with pytest.raises(ValueError, match="state dict of a CosineUQDM: no config_bytes"):
         CosineUQDM.from_state_dict({"a": torch.zeros(1)})
+    arrays = dict(np.load(folder / "weights.npz"))
+    arrays["latent_priors.1.groups.mix"] = arrays["latent_priors.1.groups.mix"][:-1]
+    np.savez(folder / "short.npz", **arrays)
+    with pytest.raises(ValueError, match="442368 values of latent_priors.1.groups.mix"):
+        CosineUQDM.from_checkpoint(folder / "short.npz")
 
 
 @pytest.mark.parametrize(

@@ -384,7 +384,13 @@ class CosineConditional(UniformNoiseConditional):
             if weights is None:
                 continue
             shapes = [getattr(group, name).shape for _, _, group in self.steps()]
-            parts = weights.split([shape.numel() for shape in shapes])
+            sizes = [shape.numel() for shape in shapes]
+            if weights.shape != (sum(sizes),):
+                raise RuntimeError(
+                    f"expected {sum(sizes)} values of {prefix}groups.{name}, got "
+                    f"{list(weights.shape)}"
+                )
+            parts = weights.split(sizes)
             for i, (part, shape) in enumerate(zip(parts, shapes)):
                 state_dict[f"{prefix}groups.{i}.{name}"] = part.view(shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
