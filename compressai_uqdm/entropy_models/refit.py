@@ -36,7 +36,7 @@ STEP_BITS = 5
 _AT_ONCE = 1 << 16  # values, to bound memory
 _SAMPLE = 1 << 15  # values that a fit looks at
 _PART = 1 << 14  # of these, for a thread: with fewer, threads wait for one another
-_ITERATIONS = 3 
+_ITERATIONS = 3
 _RIDGE = 30.0  # precision of what steps are expected to be, in units of outputs
 _FAR = 60.0  # scales: as good as infinitely far
 
