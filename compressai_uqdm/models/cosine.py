@@ -399,6 +399,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     # ---- CompressAI ----
 
+    @undivided()
     def update(self, force: bool = False) -> bool:
         """Build the integer tables that ``compress`` needs.
 
