@@ -1,7 +1,5 @@
 """``python -m compressai_uqdm``, the same as ``uqdm``."""
 
-import sys
+from .cli import run
 
-from .cli import main
-
-sys.exit(main())
+run()

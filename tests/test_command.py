@@ -396,6 +396,22 @@ def test_pipes(folder: Path, python: str) -> None:
     assert gone.returncode == 1 and b"Traceback" not in gone.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_told_of() -> None:
+    data = str(Path(__file__).parent / "data/v2-rgb.uqdm")
+    for command in (
+        ["--help"],
+        ["--version"],
+        ["info", data],
+        ["truncate", data, "-", "--stages", "1"],
+    ):
+        with open("/dev/full", "w") as full:
+            program = [sys.executable, "-m", "compressai_uqdm", *command]
+            run = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert run.returncode == 1 and run.stderr.endswith("No space left on device\n")
+        assert run.stderr.count("\n") == 1
+
+
 def test_no_network_library_where_none_runs(folder: Path) -> None:
     """Help, info and truncate answer at once, and what is wrong is told at once."""
     script = (

@@ -6,6 +6,6 @@ many are worked on, ``places`` where they come from and go, ``terminal`` what is
 network imports it.
 """
 
-from .commands import main
+from .commands import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
