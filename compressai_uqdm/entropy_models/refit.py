@@ -37,6 +37,7 @@ _AT_ONCE = 1 << 16  # values, to bound memory
 _SAMPLE = 1 << 15  # values that a fit looks at
 _PART = 1 << 14  # of these, for a thread: with fewer, threads wait for one another
 _ITERATIONS = 3
+_CLEARLY = 8.0  # times what steps cost
 _RIDGE = 30.0  # precision of what steps are expected to be, in units of outputs
 _FAR = 60.0  # scales: as good as infinitely far
 
@@ -150,7 +151,7 @@ def spacing(m: int) -> int:
 
 @exact_floats()
 def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
-    """The steps of a group that save some: those of all weights, or of biases, or none.
+    """The steps of a group that save the most: those of all weights, of biases, or none.
 
     Args:
         hidden: hidden activations, integers, ``[n, m]``.
@@ -172,14 +173,19 @@ def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
     parts = in_threads(part, range(0, m, _PART))
     before = _nats(torch.zeros(2, n + 1, dtype=torch.float64), parts)
     curvature = _summed(_curvature, parts)
-    for first in (0, n):  # all, and where they do not pay, biases
+    best, most = np.zeros((2, n + 1), np.int64), 0.0
+    for first in (0, n):  # all, and biases alone
         change = _newton(parts, curvature, first, before)
         steps = np.rint(change.numpy() * (1 << STEP_BITS)).astype(np.int64)
         steps = steps.clip(-STEPS_MAX, STEPS_MAX)
         after = _nats(torch.from_numpy(steps / (1 << STEP_BITS)), parts)
-        if every * (before - after) > cost(_vectors(steps)):
-            return steps
-    return np.zeros((2, n + 1), np.int64)
+        price = cost(_vectors(steps))
+        saved = every * (before - after) - price
+        if saved > most:
+            best, most = steps, saved
+        if most > _CLEARLY * price:  # biases cannot save more but for the price
+            break
+    return best
 
 
 def _summed(of: Callable[[Part], Tensor], parts: list[Part]) -> Tensor:
