@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = error.ctx.command_path if error.ctx else "uqdm"
         message = " ".join(error.format_message().split()).removesuffix(".")
         click.echo(f"{name}: {message}; {name} --help tells what can be given", err=True)
-    except OSError as error:  # help that cannot be written
+    except (Failure, OSError) as error:
         say(told(error))
         return 1
     else:
@@ -85,9 +85,8 @@ def run() -> NoReturn:
         sys.stderr.flush()
     except OSError:  # Python tells of it at its own end
         sys.exit(code)
-    os._exit(
-        code
-    )  # to free the libraries before, object by object, takes a fifth of a second
+    # to free the libraries before, object by object, takes a fifth of a second
+    os._exit(code)
 
 
 class Commands(click.Group):
@@ -104,8 +103,6 @@ class Commands(click.Group):
             raise
         except BrokenPipeError:  # whoever read our output has gone: nothing to flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (Failure, OSError) as error:
-            say(told(error))
         except Interrupted:
             say("terminated")
             return 128 + signal.SIGTERM

@@ -36,7 +36,7 @@ STEP_BITS = 5
 _AT_ONCE = 1 << 16  # values, to bound memory
 _SAMPLE = 1 << 15  # values that a fit looks at
 _PART = 1 << 14  # of these, for a thread: with fewer, threads wait for one another
-_ITERATIONS = 3
+_ITERATIONS = 3  # the third saves 0.02 to 0.07%
 _CLEARLY = 8.0  # times what steps cost
 _RIDGE = 30.0  # precision of what steps are expected to be, in units of outputs
 _FAR = 60.0  # scales: as good as infinitely far
@@ -243,7 +243,7 @@ def _newton(parts: list[Part], curvature: Tensor, first: int, before: float) -> 
 
     least = before
     for _ in range(_ITERATIONS):
-        slopes = _summed(functools.partial(_slope, change), parts) - _RIDGE * change
+        slopes = _summed(functools.partial(_gradient, change), parts) - _RIDGE * change
         newton = torch.zeros_like(change)
         newton[:, first:] = torch.linalg.solve(matrices, slopes[:, first:])
         for halvings in range(5):
@@ -255,7 +255,7 @@ def _newton(parts: list[Part], curvature: Tensor, first: int, before: float) -> 
     return change
 
 
-def _slope(change: Tensor, part: Part) -> Tensor:
+def _gradient(change: Tensor, part: Part) -> Tensor:
     r"""Minus the derivatives of what some values cost, ``[2, n]``.
 
     With F the logistic function and u, v the ends of a cell in units of the scale s,
@@ -266,7 +266,7 @@ def _slope(change: Tensor, part: Part) -> Tensor:
     """
     a, cells = part
     locations, scales = _at(change, a, cells)
-    by_location, by_scale, _ = _slopes(cells.below, cells.above, locations, scales)
+    by_location, by_scale = _slopes(cells.below, cells.above, locations, scales)
     if cells.known:
         of_known = _slopes(*cells.known, locations, scales)
         by_location, by_scale = by_location - of_known[0], by_scale - of_known[1]
@@ -284,8 +284,11 @@ def _curvature(part: Part) -> Tensor:
     """
     a, cells = part
     locations, scales = cells.locations, cells.log_scales.exp()
-    _, _, by_location = _slopes(cells.below, cells.above, locations, scales)
-    z = _middle(cells, locations, scales)
+    ends = _ends(cells.below, cells.above, locations, scales)
+    u, v = (end.clamp(-_FAR, _FAR) for end in ends)
+    z = ((u + v) / 2).clamp(-_FAR / 2, _FAR / 2)
+    F_u, F_v = (torch.sigmoid(end) for end in ends)
+    by_location = F_u * (1 - F_u) + F_v * (1 - F_v)
     by_scale = z * torch.tanh(z / 2) + z * z / 2 / torch.cosh(z / 2) ** 2
     per_unit = _per_unit(cells, locations, scales)
     weights = by_location * per_unit**2, by_scale * cells.log_unit**2
@@ -300,16 +303,11 @@ def _per_unit(cells: Cells, locations: Tensor, scales: Tensor) -> Tensor:
 
 def _slopes(
     low: Tensor, high: Tensor, locations: Tensor, scales: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the logarithm of the mass, by location / s and log s; and f(u) + f(v)."""
+) -> tuple[Tensor, Tensor]:
+    """Of the logarithm of the mass, by location / s and by log s."""
     u, v = _ends(low, high, locations, scales)
     F_u, F_v = torch.sigmoid(u), torch.sigmoid(v)
     f_u, f_v = F_u * (1 - F_u), F_v * (1 - F_v)
     near_u, near_v = u.clamp(-_FAR, _FAR), v.clamp(-_FAR, _FAR)
     by_scale = (near_u * f_u - near_v * f_v) / (F_v - F_u).clamp(min=1e-9)
-    return F_u + F_v - 1, by_scale, f_u + f_v
-
-
-def _middle(cells: Cells, locations: Tensor, scales: Tensor) -> Tensor:
-    u, v = _ends(cells.below, cells.above, locations, scales)
-    return ((u.clamp(-_FAR, _FAR) + v.clamp(-_FAR, _FAR)) / 2).clamp(-_FAR / 2, _FAR / 2)
+    return F_u + F_v - 1, by_scale
