@@ -149,6 +149,12 @@ class StreamingDecoder:
             raise DamagedFileError(
                 f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
             )
+        width, height = header.size
+        if header.lengths[0] < (least := net.least_bytes((height, width))):
+            raise DamagedFileError(
+                f"the header is damaged: stage 1 of a picture of {width} x {height} pixels "
+                f"takes {least} bytes or more, not {header.lengths[0]}"
+            )
         return net
 
     def copy(self) -> Self:
