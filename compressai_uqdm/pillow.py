@@ -42,21 +42,16 @@ class UqdmImageFile(ImageFile.ImageFile):
     _start = 0
 
     def _open(self) -> None:
-        from .files.container import ends_in_header, parse_header
+        from .checks import MAX_METADATA
+        from .files.container import read_header
         from .files.pictures import describe
 
         assert self.fp is not None
-        data = self.fp.read(256)
         try:
             # how large a picture may be, Image.open checks
-            while (found := parse_header(data, max_pixels=1 << 70)) is None:
-                more = self.fp.read(len(data))
-                if not more:
-                    raise ends_in_header(len(data))
-                data += more
-        except DamagedStringError as error:
+            header, self._start = read_header(self.fp, 1 << 70, MAX_METADATA)
+        except ValueError as error:
             raise UnidentifiedImageError(str(error)) from error
-        header, self._start = found
         self._header, self._size = header, header.size
         self._mode = header.colour + ("A" if header.alpha else "")
         if header.colour == "P":

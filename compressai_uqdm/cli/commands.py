@@ -17,7 +17,7 @@ import click
 from click import UsageError
 
 from .. import __version__
-from ..checks import MAX_PIXELS
+from ..checks import MAX_METADATA, MAX_PIXELS
 from .demo import FOLDER, demonstrate
 from .places import FILE, PICTURES, find_inputs, find_pairs
 from .running import Interrupted, work_on_all
@@ -206,6 +206,14 @@ def network(model: str) -> Decorator:
             metavar="N",
             help="Refuse larger pictures.",
         ),
+        click.option(
+            "--max-metadata",
+            type=POSITIVE,
+            default=MAX_METADATA,
+            show_default=True,
+            metavar="N",
+            help="Refuse more bytes of ICC profile and EXIF.",
+        ),
     )
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -214,12 +222,14 @@ def network(model: str) -> Decorator:
             device: str,
             threads: int | None,
             max_pixels: int,
+            max_metadata: int,
             **others: Any,
         ) -> Any:
             processes = others.get("jobs", 1)
             if threads is None and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
                 threads = max((os.cpu_count() or 1) // processes, 1)
-            return function(network=Network(model, device, threads, max_pixels), **others)
+            network = Network(model, device, threads, max_pixels, max_metadata)
+            return function(network=network, **others)
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,12 +98,14 @@ class Network:
         device: where PyTorch runs it.
         threads: of PyTorch.
         max_pixels: largest picture to accept.
+        max_metadata: bytes of metadata to accept.
     """
 
     model: str | None
     device: str
     threads: int | None
     max_pixels: int
+    max_metadata: int
 
     def prepare(self) -> str:
         """Import PyTorch, and have it use these threads and this device.
@@ -182,7 +184,8 @@ class Encode:
                 )
             with _notes() as notes, show() as progress:
                 start = time.perf_counter()
-                coded = _encode(image, codec, progress=progress, **self.options)
+                limits = {"max_metadata": self.network.max_metadata, **self.options}
+                coded = _encode(image, codec, progress=progress, **limits)
                 seconds = time.perf_counter() - start
         write(target, coded.data)
         if len(coded.data) > len(data):
@@ -212,6 +215,7 @@ class Encode:
             side = _side(codec)
             left, top = max(image.width - side, 0) // 2, max(image.height - side, 0) // 2
             tile = image.crop((left, top, left + side, top + side)).convert("RGB")
+        tile.info.clear()  # what metadata is too large, the work will tell
         options = {k: v for k, v in self.options.items() if k not in ("max_bytes", "bpp")}
         return _timed(lambda: _encode(tile, codec, **options), side, is_long)
 
@@ -316,7 +320,8 @@ class _Decoding:
         device = network.prepare()
         from ..files.decoding import StreamingDecoder
 
-        decoder = StreamingDecoder(network.model, device, network.max_pixels, show)
+        limits = network.max_pixels, show, network.max_metadata
+        decoder = StreamingDecoder(network.model, device, *limits)
         try:
             decoder.feed(start)
         except FileNotFoundError as error:
@@ -504,7 +509,7 @@ class Info(WithoutNetwork):
         picture = [f"{width} x {height}", colours.get(header.colour, "RGB")]
         if header.orientation != 1:
             picture.append(f"orientation {header.orientation}")
-        extras = (header.alpha, header.icc_profile, header.exif)
+        extras: tuple[Sized, ...] = (header.alpha, header.icc_profile, header.exif)
         for name, extra in zip(("alpha channel", "ICC profile", "EXIF"), extras):
             if extra:
                 picture.append(f"{name} of {len(extra)} bytes")

@@ -64,10 +64,7 @@ class Checkerboard:
         padded[:, 1:-1, 1:-1][here] = self._place[here] - first
         there = here if to == c else ~here
         return torch.stack(
-            [
-                padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][there]
-                for dy, dx in taps
-            ],
+            [padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][there] for dy, dx in taps],
             1,
         )
 

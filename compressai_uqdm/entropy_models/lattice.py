@@ -41,9 +41,9 @@ def split_dither(dither: Tensor) -> tuple[Tensor, Tensor]:
 def least_bytes(n: int) -> int:
     """Return a number of bytes that n coded values exceed, whatever their prior is.
 
-    For one dither in 32 the location lies on the edge between two cells. Each of them has a
-    probability of at most 1/2, so the symbol takes at least one bit. The number here is half
-    of that, less 8 bytes, so that it holds for the dither of every seed.
+    With one dither in 32 the location lies on the edge between two cells. Each of them has
+    a probability of at most 1/2, so the symbol takes at least one bit. The number here is
+    half of that, less 8 bytes, so that it holds for the dither of every seed.
     """
     return max(0, n // (2 * 8 * LATTICE) - 8)
 

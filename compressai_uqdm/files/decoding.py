@@ -10,7 +10,7 @@ import torch
 
 from PIL import Image
 
-from ..checks import MAX_PIXELS
+from ..checks import MAX_METADATA, MAX_PIXELS
 from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
 from ..models.base import ProgressiveModel, Reconstruction
@@ -60,6 +60,7 @@ class StreamingDecoder:
             in the zoo.
         device: where the network runs.
         max_pixels: largest picture to accept.
+        max_metadata: bytes of ICC profile and EXIF to accept, unpacked.
         progress: is told what share of the whole file is decoded.
 
     Attributes:
@@ -72,9 +73,11 @@ class StreamingDecoder:
         device: str = "cpu",
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
+        max_metadata: int = MAX_METADATA,
     ):
         self.progress = progress
         self.model, self.device, self.max_pixels = model, device, max_pixels
+        self.max_metadata = max_metadata
         self.header: Header | None = None
         self._data = bytearray()
         self._at = 0  # where the next stage begins
@@ -92,7 +95,7 @@ class StreamingDecoder:
             DamagedStringError: the file is damaged; the picture of the stages before,
                 if any, can still be had.
             FileNotFoundError: its model is not there.
-            ValueError: it has too many pixels.
+            ValueError: it has too many pixels, or too much metadata.
         """
         if self._damage:
             raise _afresh(self._damage)
@@ -106,7 +109,7 @@ class StreamingDecoder:
 
     def _advance(self) -> None:
         if self.header is None or self._decoder is None:
-            found = parse_header(self._data, self.max_pixels)
+            found = parse_header(self._data, self.max_pixels, self.max_metadata)
             if found is None:
                 return
             self.header, self._at = found
@@ -227,6 +230,7 @@ def decode(
     model: str | Codec | None = None,
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
+    max_metadata: int = MAX_METADATA,
 ) -> Picture:
     """The picture in a file, or in the beginning of one.
 
@@ -236,13 +240,15 @@ def decode(
         reconstruction: how an image is made of a latent: ``"denoise"``,
             ``"ancestral"`` or ``"flow_based"``.
         partial: of a damaged file, give the stages before the damage.
-        model: as of :class:`StreamingDecoder`; ``device`` and ``max_pixels`` too.
+        model: as of :class:`StreamingDecoder`; ``device``, ``max_pixels`` and
+            ``max_metadata`` too.
 
     Raises:
         DamagedStringError: the file is damaged, or ends inside its header.
-        ValueError: it has too many pixels, or an argument is none of these.
+        ValueError: it has too many pixels or too much metadata, or an argument is none of
+            these.
     """
-    decoder = StreamingDecoder(model, device, max_pixels)
+    decoder = StreamingDecoder(model, device, max_pixels, max_metadata=max_metadata)
     if stages is not None:
         data = truncate(data, stages=stages)
     try:

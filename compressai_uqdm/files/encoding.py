@@ -18,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..atomic import write_atomically
+from ..checks import MAX_METADATA
 from ..codec.coders import Encoder
 from ..codec.streaming import PictureDecoder
 from ..models.base import ProgressiveModel
 from ..progress import Passes, Progress
 from .container import pack_header
-from .header import Arithmetic, Header
+from .header import Arithmetic, Header, Metadata, check_metadata
 from .model import DEFAULT_MODEL, Codec, open_codec
 from .pictures import exif_block, orientation, take_apart
 from .rate import NO_LIMIT, byte_limit, room, whole_stages
@@ -73,6 +74,7 @@ def encode(
     min_psnr: float | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    max_metadata: int = MAX_METADATA,
 ) -> bytes:
     """A file of an image, exact if nothing limits it.
 
@@ -90,9 +92,11 @@ def encode(
             is exceeded for it.
         device: where the network runs.
         progress: is told the share of the work that is done.
+        max_metadata: bytes of ICC profile and EXIF to accept; a file with more than the
+            default is decoded by those who allow it.
 
     Raises:
-        ValueError: another kind of image, or limits that cannot be met.
+        ValueError: another kind of image, too much metadata, or limits that cannot be met.
 
     Warns:
         QualityWarning: a limit does not let ``min_psnr`` be reached.
@@ -109,6 +113,7 @@ def encode(
             min_psnr,
             device,
             progress,
+            max_metadata,
         )
     ).data
 
@@ -124,13 +129,14 @@ def encode_measured(
     bpp: float | None = None,
     min_psnr: float | None = None,
     progress: Progress | None = None,
+    max_metadata: int = MAX_METADATA,
 ) -> Encoded:
     """:func:`encode`, with its arguments, and how good the picture is.
 
     That takes a pass of the network more where the file is not exact.
     """
     options = (seed, arithmetic, stages, max_bytes, bpp, min_psnr, "cpu", progress)
-    return _encode(image, codec, *options, measured=True)
+    return _encode(image, codec, *options, max_metadata, measured=True)
 
 
 @torch.no_grad()
@@ -145,10 +151,15 @@ def _encode(
     min_psnr: float | None,
     device: str,
     progress: Progress | None,
+    max_metadata: int,
     measured: bool = False,
 ) -> Encoded:
     if 0 in image.size:
         raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
+    icc_profile = Metadata.of(image.info.get("icc_profile") or b"")
+    exif = Metadata.of(exif_block(image))
+    remedy = "remove it from the picture, or raise the limit (--max-metadata)"
+    check_metadata(icc_profile, exif, max_metadata, remedy)
     parts = take_apart(image)
     height, width = parts.levels.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
@@ -195,9 +206,9 @@ def _encode(
         colour=parts.colour,
         palette=parts.palette,
         orientation=orientation(image),
-        icc_profile=image.info.get("icc_profile") or b"",
+        icc_profile=icc_profile,
         alpha=parts.alpha,
-        exif=exif_block(image),
+        exif=exif,
     )
     n_bytes = room(header, limit)
     if min_psnr is not None and (reached >= wanted or n_bytes < sum(header.lengths)):

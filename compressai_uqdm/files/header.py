@@ -1,9 +1,22 @@
 """What a file says before its strings."""
 
-from dataclasses import dataclass
-from typing import Literal
+import zlib
 
-__all__ = ["ARITHMETICS", "COLOURS", "MAGIC", "Arithmetic", "Colour", "Header"]
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from ..errors import DamagedFileError
+
+__all__ = [
+    "ARITHMETICS",
+    "COLOURS",
+    "MAGIC",
+    "Arithmetic",
+    "Colour",
+    "Header",
+    "Metadata",
+    "check_metadata",
+]
 
 MAGIC = b"\x89UQDM\n"
 """What every file begins with."""
@@ -14,6 +27,47 @@ Colour = Literal["RGB", "L", "P", "1"]
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "float64", "integer")
 COLOURS: tuple[Colour, ...] = ("RGB", "L", "P", "1")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A block of metadata, deflated until a program asks for it.
+
+    Args:
+        size: number of its bytes, as the file claims.
+        deflated: zlib stream of it.
+    """
+
+    size: int = 0
+    deflated: bytes = b""
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Deflate a block; an empty one stands for none."""
+        return cls(len(data), zlib.compress(data, 9)) if data else cls()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def unpack(self) -> bytes:
+        """Inflate the block, which takes as much memory as it claims.
+
+        Raises:
+            DamagedFileError: it is not what it claims to be.
+        """
+        if not self:
+            return b""
+        decompressor = zlib.decompressobj()
+        try:
+            data = decompressor.decompress(self.deflated, self.size + 1)
+        except zlib.error as error:
+            raise DamagedFileError(f"the metadata is damaged: {error}") from error
+        if len(data) != self.size or not decompressor.eof or decompressor.unused_data:
+            raise DamagedFileError(
+                f"the metadata is damaged: a block has not the {self.size} bytes that the "
+                "header says"
+            )
+        return data
 
 
 @dataclass(frozen=True)
@@ -46,12 +100,34 @@ class Header:
     colour: Colour = "RGB"
     palette: bytes = b""
     orientation: int = 1
-    icc_profile: bytes = b""
+    icc_profile: Metadata = Metadata()
     alpha: bytes = b""
-    exif: bytes = b""
+    exif: Metadata = Metadata()
     limited_to: int | None = None
+
+    def __post_init__(self) -> None:
+        # metadata may be given as it is
+        for name in ("icc_profile", "exif"):
+            if isinstance(data := getattr(self, name), bytes):
+                object.__setattr__(self, name, Metadata.of(data))
 
     @property
     def as_made(self) -> int:
         """Bytes of strings that the file was made with; one that has fewer is cut short."""
         return sum(self.lengths) if self.limited_to is None else self.limited_to
+
+
+def check_metadata(icc_profile: Metadata, exif: Metadata, limit: int, remedy: str) -> None:
+    """Raise a ValueError where metadata is larger than a limit.
+
+    Args:
+        icc_profile: as of :class:`Header`.
+        exif: likewise.
+        limit: bytes of both that are allowed, unpacked.
+        remedy: what the user can do.
+    """
+    if (size := icc_profile.size + exif.size) > limit:
+        raise ValueError(
+            f"the metadata has {size} bytes, more than the limit of {limit} (ICC profile "
+            f"{icc_profile.size}, EXIF {exif.size}): {remedy}"
+        )

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from ..errors import DamagedFileError
 from .header import Colour, Header
+from .png import bare_png
 
 __all__ = [
     "Parts",
@@ -112,9 +113,9 @@ def put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image
 def describe(image: Image.Image, header: Header) -> None:
     """Give a picture the ICC profile and the EXIF that a header tells of."""
     if header.icc_profile:
-        image.info["icc_profile"] = header.icc_profile
+        image.info["icc_profile"] = header.icc_profile.unpack()
     if header.exif:
-        image.info["exif"] = EXIF_PREFIX + header.exif
+        image.info["exif"] = EXIF_PREFIX + header.exif.unpack()
         try:
             image.getexif()
         except Exception as error:  # Pillow's are of many kinds
@@ -127,13 +128,13 @@ def describe(image: Image.Image, header: Header) -> None:
 def _png(alpha: Image.Image) -> bytes:
     file = io.BytesIO()
     alpha.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return bare_png(file.getvalue())  # metadata has fields of its own
 
 
 def _alpha(header: Header) -> Image.Image:
     try:
         # not Image.open, which has a limit of its own
-        image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(header.alpha))
+        image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(bare_png(header.alpha)))
         if image.mode == "L" and image.size == header.size:  # before it takes memory
             image.load()
             return image

@@ -5,18 +5,17 @@ later without another version. A decoder may skip those it does not know whose t
 64 and up; without the others there is no right picture.
 """
 
-import zlib
-
 from ..errors import DamagedFileError
 from ..identity import DIGEST_BYTES
 from ..varint import read_varint, varint
-from .header import ARITHMETICS, COLOURS, Header
+from .header import ARITHMETICS, COLOURS, Header, Metadata
 
 __all__ = ["VERSION", "pack", "parse"]
 
 VERSION = 2
 
 MAX_STAGES = 64
+MAX_FIELDS = 256
 MAX_INFLATED = 1 << 24
 
 _PALETTE = 1
@@ -44,11 +43,11 @@ def pack(header: Header) -> bytes:
     if header.alpha:
         fields.append((_ALPHA, header.alpha))
     if header.icc_profile:
-        fields.append((_ICC_PROFILE, _deflate("ICC profile", header.icc_profile)))
+        fields.append((_ICC_PROFILE, _packed("ICC profile", header.icc_profile)))
     if header.orientation != 1:
         fields.append((_ORIENTATION, bytes([header.orientation])))
     if header.exif:
-        fields.append((_EXIF, _deflate("EXIF block", header.exif)))
+        fields.append((_EXIF, _packed("EXIF block", header.exif)))
     if header.limited_to is not None:
         fields.append((_LIMITED_TO, varint(header.limited_to)))
     kind = ARITHMETICS.index(header.arithmetic) | COLOURS.index(header.colour) << 2
@@ -68,12 +67,15 @@ def pack(header: Header) -> bytes:
 def parse(body: bytes) -> Header:
     """Inverse of :func:`pack`.
 
+    Metadata stays packed: to parse a header takes no longer than its bytes say.
+
     Raises:
-        DamagedStringError, IndexError, UnicodeDecodeError or zlib.error: the bytes are
-            no such header.
+        DamagedStringError or UnicodeDecodeError: the bytes are no such header.
     """
     reader = _Reader(body)
-    model = reader.take(reader.number()).decode()
+    name_length = reader.number()
+    _check(1 <= name_length <= 255, f"a model's name of {name_length} bytes")
+    model = reader.take(name_length).decode()
     digest = reader.take(DIGEST_BYTES)
     (kind,) = reader.take(1)
     width, height, seed = reader.number(), reader.number(), reader.number()
@@ -86,7 +88,7 @@ def parse(body: bytes) -> Header:
 
     _check(width >= 1 and height >= 1, f"a picture of {width} x {height} pixels")
     _check(seed < 1 << 32, f"the seed {seed}")
-    _check(model.isprintable() and model != "", "a name that cannot be printed")
+    _check(model.isprintable(), "a name that cannot be printed")
     known = {_PALETTE, _ALPHA, _ICC_PROFILE, _ORIENTATION, _EXIF, _LIMITED_TO}
     needed = sorted(tag for tag in fields if tag < _MAY_BE_SKIPPED and tag not in known)
     if needed:
@@ -118,16 +120,16 @@ def parse(body: bytes) -> Header:
         colour=colour,
         palette=palette,
         orientation=orientation[0],
-        icc_profile=_inflate("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
+        icc_profile=_metadata("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
         alpha=fields.get(_ALPHA, b""),
-        exif=_inflate("EXIF block", fields.get(_EXIF, b"\0")),
+        exif=_metadata("EXIF block", fields.get(_EXIF, b"\0")),
         limited_to=limited_to,
     )
 
 
 def _check(is_sound: bool, what: str) -> None:
     if not is_sound:
-        raise DamagedFileError(f"it tells of {what}")
+        raise DamagedFileError(f"the header is damaged: it tells of {what}")
 
 
 class _Reader:
@@ -142,7 +144,7 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         if self.at + n > len(self.data):
-            raise DamagedFileError(f"{n} bytes are missing")
+            raise DamagedFileError(f"the header is damaged: {n} bytes are missing")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -151,28 +153,23 @@ class _Reader:
         while self.at < len(self.data):
             tag = self.number()
             _check(tag not in found, f"the field {tag} twice")
+            _check(len(found) < MAX_FIELDS, f"more than {MAX_FIELDS} fields")
             found[tag] = self.take(self.number())
         return found
 
 
-def _deflate(what: str, data: bytes) -> bytes:
-    """Its length, and what zlib makes of it."""
-    if len(data) > MAX_INFLATED:
+def _packed(what: str, block: Metadata) -> bytes:
+    """Its length, and its zlib stream."""
+    if block.size > MAX_INFLATED:
         raise ValueError(
-            f"the picture has an {what} of {len(data)} bytes, more than the limit of "
+            f"the picture has an {what} of {block.size} bytes, more than the limit of "
             f"{MAX_INFLATED}: remove it first"
         )
-    return varint(len(data)) + zlib.compress(data, 9)
+    return varint(block.size) + block.deflated
 
 
-def _inflate(what: str, data: bytes) -> bytes:
-    """Inverse of :func:`_deflate`."""
-    length, at = read_varint(data, 0)
-    _check(length <= MAX_INFLATED, f"an {what} of {length} bytes")
-    if not length and at == len(data):
-        return b""
-    decompressor = zlib.decompressobj()
-    inflated = decompressor.decompress(data[at:], length + 1)
-    sound = len(inflated) == length and decompressor.eof and not decompressor.unused_data
-    _check(sound, f"an {what} of another length")
-    return inflated
+def _metadata(what: str, data: bytes) -> Metadata:
+    """Inverse of :func:`_packed`."""
+    size, at = read_varint(data, 0)
+    _check(size <= MAX_INFLATED, f"an {what} of {size} bytes")
+    return Metadata(size, data[at:])
