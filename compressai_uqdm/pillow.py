@@ -50,6 +50,7 @@ class UqdmImageFile(ImageFile.ImageFile):
         try:
             # how large a picture may be, Image.open checks
             header, self._start = read_header(self.fp, 1 << 70, MAX_METADATA)
+            describe(self, header)
         except ValueError as error:
             raise UnidentifiedImageError(str(error)) from error
         self._header, self._size = header, header.size
@@ -57,7 +58,6 @@ class UqdmImageFile(ImageFile.ImageFile):
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         self.tile = []  # nothing for Pillow's own decoders
-        describe(self, header)
 
     def load(self) -> Any:
         """Decode the picture, once.

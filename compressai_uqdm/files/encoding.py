@@ -156,11 +156,11 @@ def _encode(
 ) -> Encoded:
     if 0 in image.size:
         raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
+    parts = take_apart(image)
     icc_profile = Metadata.of(image.info.get("icc_profile") or b"")
     exif = Metadata.of(exif_block(image))
     remedy = "remove it from the picture, or raise the limit (--max-metadata)"
     check_metadata(icc_profile, exif, max_metadata, remedy)
-    parts = take_apart(image)
     height, width = parts.levels.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
     arithmetic = arithmetic or codec.arithmetics[0]
