@@ -58,7 +58,7 @@ class UqdmImageFile(ImageFile.ImageFile):
             raise UnidentifiedImageError(str(error)) from error
         header, self._start = found
         self._header, self._size = header, header.size
-        self._mode = header.colour + ("A" if header.alpha else "")
+        self._mode = header.mode
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         self.tile = []  # nothing for Pillow's own decoders
@@ -96,14 +96,18 @@ class UqdmImageFile(ImageFile.ImageFile):
         pixels = self.width * self.height
         try:
             picture = decode(data, partial=partial, max_pixels=pixels)
-        except (DamagedStringError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise OSError(str(error)) from error
+        from .files.pictures import describe
+
         if header.colour == "1" and not picture.exact:
             return picture.image.convert("1")
         if header.colour == "P" and not picture.exact:
             colours = Image.new("P", (1, 1))
             colours.putpalette(header.palette)
-            return picture.image.quantize(palette=colours)
+            image = picture.image.convert("RGB").quantize(palette=colours)
+            describe(image, header)
+            return image
         return picture.image
 
 
@@ -113,8 +117,8 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .files import exif
     from .files.encoding import encode
-    from .files.pictures import exif_block, orientation
 
     given: dict[str, Any] = image.encoderinfo
     frame = image.copy()
@@ -122,9 +126,9 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         value = given[name]
         frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
     if "exif" not in given:  # a copy lacks what a program has changed
-        frame.info["exif"] = exif_block(image)
-        if orientation(frame) != orientation(image):
-            frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
+        frame.info["exif"] = exif.block_of(image)
+        if exif.orientation_of(frame) != exif.orientation_of(image):
+            frame.getexif()[ExifTags.Base.Orientation] = exif.orientation_of(image)
     known = inspect.signature(encode).parameters.keys() - {"image"}
     fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
 

@@ -103,13 +103,14 @@ def _upright(data: bytes, max_pixels: int) -> "Image.Image":
     """
     from PIL import ExifTags, Image, ImageOps
 
-    from ..files.pictures import orientation, take_apart
+    from ..files.exif import orientation_of
+    from ..files.pictures import to_planes
 
     with open_picture(data, max_pixels) as opened:
-        parts = take_apart(opened)
-        gray = parts.colour == "L"
-        image = Image.fromarray(parts.levels[..., 0] if gray else parts.levels)
-        image.getexif()[ExifTags.Base.Orientation] = orientation(opened)
+        planes = to_planes(opened)
+        gray = planes.colour == "L"
+        image = Image.fromarray(planes.levels[..., 0] if gray else planes.levels)
+        image.getexif()[ExifTags.Base.Orientation] = orientation_of(opened)
         return ImageOps.exif_transpose(image)
 
 
@@ -120,7 +121,10 @@ def _coded(name: str, image: "Image.Image", codec: "Codec") -> "tuple[Encoded, f
     start = time.perf_counter()
     with bar(f"coding {name}") as shown:
         coded = encode_measured(
-            image, codec, progress=lambda share: shown.update(share - shown.n)
+            image,
+            codec,
+            stages=codec.net.n_stages,  # also of a graphic
+            progress=lambda share: shown.update(share - shown.n),
         )
     return coded, time.perf_counter() - start
 

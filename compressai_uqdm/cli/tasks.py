@@ -338,10 +338,10 @@ class _Decoding:
         from PIL import Image
 
         from ..files.decoding import decode
-        from ..files.model import open_codec
+        from ..files.model import codec_of
 
         header, _ = _header(read(source, LOOK), NO_LIMIT)
-        codec = open_codec(self.network.model or header.model, device)
+        codec = codec_of(header, self.network.model, device)
         if _is_quick(codec, is_long):
             return 0.0
         side = _side(codec)
