@@ -16,7 +16,6 @@ import huggingface_hub
 
 from compressai import zoo as compressai_zoo
 from huggingface_hub.utils import (
-    LocalEntryNotFoundError,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
@@ -277,11 +276,18 @@ def find_in_repository(repository: str, file: str) -> Path:
 
 
 def _find_in_cache(repository: str, files: Sequence[str]) -> list[Path]:
-    """Files of the Hub that were fetched before; without a look at the network."""
-    return [
-        Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=True))
-        for file in files
-    ]
+    """Files of the Hub that were fetched before.
+
+    ``hf_hub_download(..., local_files_only=True)`` may send requests of its own.
+
+    Raises:
+        FileNotFoundError: one of them was not.
+    """
+    found = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    if len(paths) < len(files):
+        raise FileNotFoundError(f"{repository} is not in the Hub's cache")
+    return paths
 
 
 def _download(repository: str, files: Sequence[str]) -> list[Path]:
@@ -296,8 +302,8 @@ def _download(repository: str, files: Sequence[str]) -> list[Path]:
         return [Path(huggingface_hub.hf_hub_download(repository, f)) for f in files]
     try:
         return _find_in_cache(repository, files)
-    except LocalEntryNotFoundError as error:
-        raise unreachable from error
+    except FileNotFoundError:
+        raise unreachable from None
 
 
 def _check_digest(name: str, path: Path, expected: str) -> None:
