@@ -17,7 +17,8 @@ from ..errors import DamagedFileError
 __all__ = ["decode_webp", "encode_webp", "is_graphic"]
 
 FLAT_SHARE = 0.5
-"""Share of pixels equal to their left neighbour from which on a picture is a graphic."""
+"""Share of pixels equal to their left or upper neighbour from which on a picture is a
+graphic."""
 
 FEW_COLOURS, FEW_GRAYS = 256, 48
 """Colours, or shades of gray, up to which it is one."""
@@ -36,8 +37,9 @@ def is_graphic(levels: np.ndarray) -> bool:
         levels: RGB, uint8 ``[H, W, 3]``.
     """
     n_pixels = levels[..., 0].size
-    repeated = (levels[:, 1:] == levels[:, :-1]).all(-1).sum()
-    if repeated >= FLAT_SHARE * n_pixels:
+    along_rows = (levels[:, 1:] == levels[:, :-1]).all(-1).sum()
+    along_columns = (levels[1:] == levels[:-1]).all(-1).sum()
+    if max(along_rows, along_columns) >= FLAT_SHARE * n_pixels:
         return True
     sample = levels[:: -(-n_pixels // SAMPLE)].reshape(-1, 3)
     n_colours = len(np.unique(sample @ [1 << 16, 1 << 8, 1]))
