@@ -120,13 +120,13 @@ class StreamingDecoder:
         while self.stages < len(lengths):
             end = self._at + lengths[self.stages]
             if len(self._data) < end:
-                return
+                break
             self._decoder.append(bytes(self._data[self._at : end]))
             self._at = end
-        if len(self._data) > self._at:
-            raise DamagedFileError(
-                f"the file goes on for {len(self._data) - self._at} bytes after its end"
-            )
+        start = self._at - sum(lengths[: self.stages])
+        excess = len(self._data) - start - self.header.as_made
+        if excess > 0:
+            raise DamagedFileError(f"the file goes on for {excess} bytes after its end")
 
     def _open(self, header: Header) -> ProgressiveModel[Any]:
         if self.model is None and header.model not in NAMES:

@@ -99,4 +99,4 @@ def truncate(
         raise ValueError(f"stages must be at least 1, got {stages}")
     limit = byte_limit(header.size, max_bytes, bpp)
     _check_limit(limit, start)
-    return data[: min(limit, start + sum(header.lengths[:stages]))]
+    return data[: min(limit, start + min(sum(header.lengths[:stages]), header.as_made))]
