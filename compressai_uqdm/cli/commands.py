@@ -168,7 +168,8 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 def paths(metavar: str) -> Decorator:
-    kind = click.Path(path_type=Path, allow_dash=True)
+    # one that cannot be read is found with the others, which it must not stop
+    kind = click.Path(path_type=Path, allow_dash=True, readable=False)
     return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=kind)
 
 
@@ -296,7 +297,7 @@ def encode(
 )
 @click.option(
     "--progressive",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
     help="Write the picture of every stage into this folder; needs no other output.",
 )
@@ -349,10 +350,10 @@ def verify(paths: tuple[Path, ...], network: Network, jobs: int) -> int:
 
 
 @uqdm.command()
-@click.argument("photo", required=False, type=click.Path(path_type=Path))
+@click.argument("photo", required=False, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
     help=f"Folder for what it writes, by default {FOLDER}/NAME.",
 )

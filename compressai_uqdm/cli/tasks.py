@@ -426,8 +426,8 @@ class Decode(_Decoding):
         if target:
             file = as_bytes(picture.image, target)
             write(target, file, self.force)
-            if picture.exact and (lost := not_kept(picture.image, file)):
-                notes.append(f"{target} {lost} of the exact picture; .png does")
+            if lost := not_kept(picture.image, file, picture.exact):
+                notes.append(f"{target} {lost}; .png does")
         there = _there(header, len(data) - start)
         asked, n_stages = self.stages or len(header.lengths), len(header.lengths)
         if picture.damage:
