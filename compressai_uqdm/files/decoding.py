@@ -124,7 +124,7 @@ class StreamingDecoder:
         while self.stages < len(lengths):
             end = self._at + lengths[self.stages]
             if len(self._data) < end:
-                return
+                break
             string = bytes(self._data[self._at : end])
             if self._decoder is None:
                 header = self.header
@@ -133,10 +133,10 @@ class StreamingDecoder:
             else:
                 self._decoder.append(string)
             self._at = end
-        if len(self._data) > self._at:
-            raise DamagedFileError(
-                f"the file goes on for {len(self._data) - self._at} bytes after its end"
-            )
+        start = self._at - sum(lengths[: self.stages])
+        excess = len(self._data) - start - self.header.as_made
+        if excess > 0:
+            raise DamagedFileError(f"the file goes on for {excess} bytes after its end")
 
     def copy(self) -> Self:
         """Another that goes on from here, as for several ends of one beginning.

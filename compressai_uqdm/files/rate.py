@@ -105,4 +105,4 @@ def truncate(
             "the file holds a lossless WebP stream, which has no coarser pictures: encode "
             "the picture again, with this limit"
         )
-    return data[: min(limit, start + sum(header.lengths[:stages]))]
+    return data[: min(limit, start + min(sum(header.lengths[:stages]), header.as_made))]
