@@ -15,6 +15,7 @@ __all__ = [
     "Colour",
     "Header",
     "Metadata",
+    "Storage",
     "check_metadata",
 ]
 
@@ -27,6 +28,9 @@ Colour = Literal["RGB", "L", "P", "1"]
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "float64", "integer")
 COLOURS: tuple[Colour, ...] = ("RGB", "L", "P", "1")
+
+Storage = Literal["stages", "WebP"]
+"""What the strings are: those of a model's stages, or one lossless WebP stream."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Header:
     """What must be known to decode a file.
 
     Args:
+        storage: ``"stages"``, or ``"WebP"`` where the picture is stored as a lossless WebP
+            stream: then there is no model, no digest and one string, without previews.
         model: name of the model, in the zoo or its owner's.
         digest: that of the model, see :mod:`..identity`.
         size: (width, height) of the picture in pixels.
@@ -83,9 +89,12 @@ class Header:
         lengths: bytes of the string of each stage that was encoded.
         colour: mode of the picture.
         palette: of a picture with a palette, its colours, 3 bytes each.
+        transparency: of a picture with a palette, opacities of its first colours; all
+            others are opaque.
         orientation: EXIF orientation, 1..8.
         icc_profile: ICC profile, or nothing.
         alpha: the alpha channel as a grayscale PNG, or nothing where all is opaque.
+        webp_alpha: whether the WebP stream has an alpha channel.
         exif: EXIF, a TIFF structure, or nothing.
         limited_to: bytes of the strings that the file was made with, where a limit let
             not all of them be in it, else None.
@@ -104,6 +113,15 @@ class Header:
     alpha: bytes = b""
     exif: Metadata = Metadata()
     limited_to: int | None = None
+    storage: Storage = "stages"
+    transparency: bytes = b""
+    webp_alpha: bool = False
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the exact picture."""
+        has_alpha = (self.alpha or self.webp_alpha) and self.colour in ("RGB", "L")
+        return self.colour + "A" * bool(has_alpha)
 
     def __post_init__(self) -> None:
         # metadata may be given as it is
