@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["MAX_PIXELS", "check_choice", "check_count", "check_number"]
+__all__ = ["MAX_METADATA", "MAX_PIXELS", "check_choice", "check_count", "check_number"]
 
 MAX_PIXELS = 1 << 27
 """Largest picture that is decoded, unless a file's reader allows more: a damaged size must
 not take all memory."""
+
+
+MAX_METADATA = 1 << 20
+"""Bytes of metadata, unpacked, that a file may hold unless the user allows more: a file of
+some kilobytes can claim any number."""
 
 
 def check_choice(config: object, name: str, allowed: Sequence[Any]) -> None:

@@ -15,7 +15,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, ImageFile, ImagePalette, UnidentifiedImageError
 
-from .errors import DamagedStringError
 from .files.header import MAGIC
 
 if TYPE_CHECKING:
@@ -42,27 +41,22 @@ class UqdmImageFile(ImageFile.ImageFile):
     _start = 0
 
     def _open(self) -> None:
-        from .files.container import ends_in_header, parse_header
+        from .checks import MAX_METADATA
+        from .files.container import read_header
         from .files.pictures import describe
 
         assert self.fp is not None
-        data = self.fp.read(256)
         try:
             # how large a picture may be, Image.open checks
-            while (found := parse_header(data, max_pixels=1 << 70)) is None:
-                more = self.fp.read(len(data))
-                if not more:
-                    raise ends_in_header(len(data))
-                data += more
-        except DamagedStringError as error:
+            header, self._start = read_header(self.fp, 1 << 70, MAX_METADATA)
+            self._mode = header.mode
+            describe(self, header)
+        except ValueError as error:
             raise UnidentifiedImageError(str(error)) from error
-        header, self._start = found
         self._header, self._size = header, header.size
-        self._mode = header.colour + ("A" if header.alpha else "")
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         self.tile = []  # nothing for Pillow's own decoders
-        describe(self, header)
 
     def load(self) -> Any:
         """Decode the picture, once.
@@ -96,14 +90,18 @@ class UqdmImageFile(ImageFile.ImageFile):
         pixels = self.width * self.height
         try:
             picture = decode(data, partial=partial, max_pixels=pixels)
-        except (DamagedStringError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             raise OSError(str(error)) from error
+        from .files.pictures import describe
+
         if header.colour == "1" and not picture.exact:
             return picture.image.convert("1")
         if header.colour == "P" and not picture.exact:
             colours = Image.new("P", (1, 1))
             colours.putpalette(header.palette)
-            return picture.image.quantize(palette=colours)
+            image = picture.image.convert("RGB").quantize(palette=colours)
+            describe(image, header)
+            return image
         return picture.image
 
 
@@ -113,8 +111,8 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from .files import exif
     from .files.encoding import encode
-    from .files.pictures import exif_block, orientation
 
     given: dict[str, Any] = image.encoderinfo
     frame = image.copy()
@@ -122,9 +120,9 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         value = given[name]
         frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
     if "exif" not in given:  # a copy lacks what a program has changed
-        frame.info["exif"] = exif_block(image)
-        if orientation(frame) != orientation(image):
-            frame.getexif()[ExifTags.Base.Orientation] = orientation(image)
+        frame.info["exif"] = exif.block_of(image)
+        if exif.orientation_of(frame) != exif.orientation_of(image):
+            frame.getexif()[ExifTags.Base.Orientation] = exif.orientation_of(image)
     known = inspect.signature(encode).parameters.keys() - {"image"}
     fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
 

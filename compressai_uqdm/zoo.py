@@ -18,7 +18,6 @@ import huggingface_hub
 
 from compressai import zoo as compressai_zoo
 from huggingface_hub.utils import (
-    LocalEntryNotFoundError,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
@@ -70,8 +69,25 @@ class Recipe:
     contexts: Path | None = None
     digest: str | None = None
 
-    def load(self, progress: bool = True, **kwargs: Any) -> ProgressiveModel[Any]:
+    @property
+    def is_packaged(self) -> bool:
+        """Whether its weights are in the package."""
+        return isinstance(self.weights, Path)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether its weights are in the package, or checked against a known digest."""
+        return self.is_packaged or self.digest is not None
+
+    def load(
+        self, progress: bool = True, download: bool = True, **kwargs: Any
+    ) -> ProgressiveModel[Any]:
         """The model with its weights, ready to code.
+
+        Args:
+            progress: show the progress of a download.
+            download: whether weights may be fetched that are not on this machine.
+            kwargs: arguments of the class.
 
         Raises:
             FileNotFoundError: there are none, or they were not found.
@@ -84,7 +100,7 @@ class Recipe:
             )
         path = self.weights
         if not isinstance(path, Path):
-            path = find_weights(path, self.digest, progress)
+            path = find_weights(path, self.digest, progress, download)
         if self.contexts:
             kwargs["contexts"] = self.contexts
         return self.cls.from_checkpoint(path, **kwargs)
@@ -182,13 +198,16 @@ def load_model(
     return recipe.load(progress, quality=quality, **kwargs)
 
 
-def find_weights(name: str, digest: str | None = None, progress: bool = True) -> Path:
+def find_weights(
+    name: str, digest: str | None = None, progress: bool = True, download: bool = True
+) -> Path:
     """The folder with ``config.json`` and ``checkpoint.pt`` of a published model.
 
     Args:
         name: of the model.
         digest: SHA-256 of ``checkpoint.pt``, checked after a download.
         progress: show the progress of a download.
+        download: whether to ask the Hub for what is not on this machine.
 
     It is looked for in the folder that ``COMPRESSAI_UQDM_ZOO`` names, then in the
     Hub's cache, then on the Hub.
@@ -210,8 +229,15 @@ def find_weights(name: str, digest: str | None = None, progress: bool = True) ->
         disable_progress_bars()
     try:
         files = [f"checkpoints/{name}/{file}" for file in FILES]
-        paths = _download(HUB_REPOSITORY, files)
+        paths = (_download if download else _find_in_cache)(HUB_REPOSITORY, files)
     except Exception as error:  # those of huggingface_hub and of its HTTP library
+        if not download:
+            looked.append("the Hub's cache")
+            raise FileNotFoundError(
+                f"no weights for {name} on this machine; looked in "
+                f"{', then in '.join(looked)}. A file never starts a download: give "
+                f"--model {name}, or compressai_uqdm.load(model={name!r}), for that"
+            ) from error
         looked.append(f"the Hub's {HUB_REPOSITORY}, checkpoints/{name} ({error})")
         raise FileNotFoundError(
             f"no weights for {name}; looked in {', then in '.join(looked)}. Connect to "
@@ -251,6 +277,21 @@ def find_in_repository(repository: str, file: str) -> Path:
         ) from error
 
 
+def _find_in_cache(repository: str, files: Sequence[str]) -> list[Path]:
+    """Files of the Hub that were fetched before.
+
+    ``hf_hub_download(..., local_files_only=True)`` may send requests of its own.
+
+    Raises:
+        FileNotFoundError: one of them was not.
+    """
+    found = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    if len(paths) < len(files):
+        raise FileNotFoundError(f"{repository} is not in the Hub's cache")
+    return paths
+
+
 def _download(repository: str, files: Sequence[str]) -> list[Path]:
     """Files of the Hub, or of its cache where the Hub cannot be reached."""
     unreachable = None
@@ -259,17 +300,12 @@ def _download(repository: str, files: Sequence[str]) -> list[Path]:
         huggingface_hub.get_hf_file_metadata(url)
     except Exception as error:  # those of the HTTP library too
         unreachable = error
+    if unreachable is None:
+        return [Path(huggingface_hub.hf_hub_download(repository, f)) for f in files]
     try:
-        return [
-            Path(
-                huggingface_hub.hf_hub_download(
-                    repository, file, local_files_only=unreachable is not None
-                )
-            )
-            for file in files
-        ]
-    except LocalEntryNotFoundError as error:
-        raise unreachable or error from error
+        return _find_in_cache(repository, files)
+    except FileNotFoundError:
+        raise unreachable from None
 
 
 def _check_digest(name: str, path: Path, expected: str) -> None:

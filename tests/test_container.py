@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compressai_uqdm import DamagedFileError
 from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
-from compressai_uqdm.files.header import Header
+from compressai_uqdm.files.header import Header, Metadata
 from compressai_uqdm.files.rate import room, truncate
 from compressai_uqdm.files.v2 import VERSION
 from compressai_uqdm.varint import varint
@@ -34,9 +34,9 @@ def headers(draw: st.DrawFn) -> Header:
         colour=colour,
         palette=bytes(draw(st.binary(min_size=3 * n_colours, max_size=3 * n_colours))),
         orientation=draw(st.integers(1, 8)),
-        icc_profile=draw(st.binary(max_size=300)),
+        icc_profile=Metadata.of(draw(st.binary(max_size=300))),
         alpha=draw(st.binary(max_size=90)) if colour in ("RGB", "L") else b"",
-        exif=draw(st.binary(max_size=90)),
+        exif=Metadata.of(draw(st.binary(max_size=90))),
         limited_to=draw(st.none() | limits),
     )
 
@@ -86,7 +86,7 @@ def _with_checksum(body: bytes) -> bytes:
 
 def test_bytes_of_a_header() -> None:
     """What docs/format.md shows; a change makes every file unreadable."""
-    header = dataclasses.replace(HEADER, icc_profile=b"", orientation=6)
+    header = dataclasses.replace(HEADER, orientation=6)
     assert pack_header(header)[:-4].hex(" ") == (
         "89 55 51 44 4d 0a 02 1d 09 75 71 64 6d 2d 74 69 6e 79 64 69 67 65 73 74 "
         "01 80 06 80 04 03 03 09 64 14 41 01 06"
@@ -143,11 +143,18 @@ def test_a_profile_may_not_grow_beyond_what_it_says() -> None:
     assert parse_header(packed) is not None
     inner = packed[packed.index(b"\x09uqdm-tiny") : -4]
     at = inner.index(varint(1 << 20))
-    for length, message in ((100, "another length"), (1 << 25, "profile of 33554432 byt")):
+
+    def forged(length: int) -> bytes:
         field = varint(length) + inner[at + 3 :]
-        forged = inner[: at - 3] + bytes([64]) + varint(len(field)) + field
-        with pytest.raises(DamagedFileError, match=message):
-            parse_header(_with_checksum(forged))
+        return _with_checksum(inner[: at - 3] + bytes([64]) + varint(len(field)) + field)
+
+    for length in (100, (1 << 20) + 1, 1 << 24):  # only who unpacks it can see
+        found = parse_header(forged(length))
+        assert found is not None and len(found[0].icc_profile) == length
+        with pytest.raises(DamagedFileError, match=f"not the {length} bytes"):
+            found[0].icc_profile.unpack()
+    with pytest.raises(DamagedFileError, match="profile of 33554432 byt"):
+        parse_header(forged(1 << 25))
 
 
 def test_a_header_is_not_too_long() -> None:

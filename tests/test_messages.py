@@ -101,6 +101,7 @@ SECTIONS: dict[str, list[str]] = {
         "encode photo.png empty.uqdm/new.uqdm",
         "encode photo.png old.uqdm",
         "encode photo.png photo.png new",
+        "encode empty text.png new",
     ],
     "Pictures": [
         "encode text.png new.uqdm",
@@ -110,6 +111,7 @@ SECTIONS: dict[str, list[str]] = {
         "encode photo.png new.uqdm --max-pixels 100",
         "encode flat.jpg new.uqdm",
         "decode alpha.uqdm new.jpg",
+        "decode photo.uqdm new.jpg",
     ],
     "Limits": [
         "encode photo.png new.uqdm --stages 9",
@@ -142,6 +144,7 @@ SECTIONS: dict[str, list[str]] = {
         "decode damaged.uqdm new.png --partial",
         "decode long.uqdm new.png",
         "verify damaged.uqdm",
+        "verify short.uqdm",
         "info text.png",
     ],
     "The demonstration": ["demo text.png", "demo --output .", "demo --output old.uqdm"],

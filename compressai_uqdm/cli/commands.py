@@ -17,10 +17,11 @@ import click
 from click import UsageError
 
 from .. import __version__
-from ..checks import MAX_PIXELS
+from ..checks import MAX_METADATA, MAX_PIXELS
 from .demo import FOLDER, demonstrate
 from .places import FILE, PICTURES, find_inputs, find_pairs
 from .running import Interrupted, work_on_all
+from .streams import prepare_streams
 from .tasks import Decode, Encode, Info, Network, Truncate, Verify
 from .terminal import Failure, say, told
 
@@ -68,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         name = error.ctx.command_path if error.ctx else "uqdm"
         message = " ".join(error.format_message().split()).removesuffix(".")
-        click.echo(f"{name}: {message}; {name} --help tells what can be given", err=True)
+        say(f"{message}; {name} --help tells what can be given", name)
+    except BrokenPipeError:  # whoever read our output has enough
+        return 1
     except (Failure, OSError) as error:
         say(told(error))
         return 1
@@ -79,12 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The program: :func:`main` for the process, which then ends at once."""
-    code = main()
+    prepare_streams()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # Python tells of it at its own end
-        sys.exit(code)
+        code = main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    # all of ours is flushed already: this is what a library may have printed
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            if not code:
+                say(told(error))
+            code = code or 1
     # to free the libraries before, object by object, takes a fifth of a second
     os._exit(code)
 
@@ -101,15 +112,12 @@ class Commands(click.Group):
                 command = self.commands[str(ctx.invoked_subcommand)]
                 error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
             raise
-        except BrokenPipeError:  # whoever read our output has gone: nothing to flush
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Interrupted:
             say("terminated")
             return 128 + signal.SIGTERM
         except KeyboardInterrupt:
             say("interrupted")
             return 130  # as of a shell's commands that SIGINT ended
-        return 1
 
 
 @contextmanager
@@ -160,7 +168,8 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 def paths(metavar: str) -> Decorator:
-    kind = click.Path(path_type=Path, allow_dash=True)
+    # one that cannot be read is found with the others, which it must not stop
+    kind = click.Path(path_type=Path, allow_dash=True, readable=False)
     return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=kind)
 
 
@@ -206,6 +215,14 @@ def network(model: str) -> Decorator:
             metavar="N",
             help="Refuse larger pictures.",
         ),
+        click.option(
+            "--max-metadata",
+            type=POSITIVE,
+            default=MAX_METADATA,
+            show_default=True,
+            metavar="N",
+            help="Refuse more bytes of ICC profile and EXIF.",
+        ),
     )
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -214,12 +231,14 @@ def network(model: str) -> Decorator:
             device: str,
             threads: int | None,
             max_pixels: int,
+            max_metadata: int,
             **others: Any,
         ) -> Any:
             processes = others.get("jobs", 1)
             if threads is None and processes > 1 and "OMP_NUM_THREADS" not in os.environ:
                 threads = max((os.cpu_count() or 1) // processes, 1)
-            return function(network=Network(model, device, threads, max_pixels), **others)
+            network = Network(model, device, threads, max_pixels, max_metadata)
+            return function(network=network, **others)
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
@@ -271,7 +290,7 @@ def encode(
 ) -> int:
     """Make .uqdm files of pictures."""
     return work_on_all(
-        Encode(network, options), find_pairs(paths, PICTURES, FILE), force, jobs
+        Encode(network, options, force), find_pairs(paths, PICTURES, FILE), force, jobs
     )
 
 
@@ -288,7 +307,7 @@ def encode(
 )
 @click.option(
     "--progressive",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
     help="Write the picture of every stage into this folder; needs no other output.",
 )
@@ -317,13 +336,16 @@ def truncate(paths: tuple[Path, ...], force: bool, **limits: Any) -> int:
     """Cut .uqdm files to coarser pictures, without a network."""
     if all(limit is None for limit in limits.values()):
         raise UsageError("expected a limit: --stages, --max-bytes or --bpp")
-    return work_on_all(Truncate(**limits), find_pairs(paths, (FILE,), FILE), force)
+    pairs = find_pairs(paths, (FILE,), FILE)
+    return work_on_all(Truncate(force=force, **limits), pairs, force)
 
 
 @uqdm.command(epilog=EPILOG)
 @paths("INPUT...")
 def info(paths: tuple[Path, ...]) -> int:
     """Tell what .uqdm files hold."""
+    if sys.stdout is None:
+        raise Failure("standard output is closed: there is nowhere to print to")
     return work_on_all(Info(), [(s, None) for s in find_inputs(paths, (FILE,))])
 
 
@@ -338,10 +360,10 @@ def verify(paths: tuple[Path, ...], network: Network, jobs: int) -> int:
 
 
 @uqdm.command()
-@click.argument("photo", required=False, type=click.Path(path_type=Path))
+@click.argument("photo", required=False, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
     help=f"Folder for what it writes, by default {FOLDER}/NAME.",
 )

@@ -1,20 +1,22 @@
 """``uqdm demo``: what this is, shown with a photograph."""
 
+import importlib
 import io
 import itertools
 import os
 import sys
 import time
 
+from contextlib import suppress
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from .places import FILE, as_bytes, read, write
+from .places import FILE, as_bytes, check_source, check_target, open_input, write
 from .tasks import Network, open_picture
-from .terminal import Failure, bar, name_of, told
+from .terminal import Failure, bar, name_of, printable, told
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,8 +45,11 @@ LOSSLESS: dict[str, dict[str, Any]] = {
     "WebP": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
     # without its colour transform it would take twice as much
     "JPEG 2000": {"format": "JPEG2000", "mct": 1, "no_jp2": True},
+    "JPEG XL": {"format": "JXL", "lossless": True},
 }
-"""Other files, and the options of Pillow's that make them small."""
+"""Other files, and the options of Pillow's that make them small.
+
+JPEG XL is there where its plugin for Pillow is installed."""
 
 
 def demonstrate(
@@ -72,30 +77,37 @@ def demonstrate(
             "earlier demo, or another --output"
         )
     try:
-        image = _upright(read(source), network.max_pixels)
+        check_source(source)
+        with open_input(source) as opened:
+            image = _upright(opened, network.max_pixels)
     except (OSError, ValueError) as error:
         raise Failure(f"{name_of(source)}: {told(error, source)}") from error
     codec = network.codec()
     output.mkdir(parents=True, exist_ok=True)
+    file = output / f"{source.stem}{FILE}"
+    try:
+        check_target(file, force)
+    except ValueError as error:
+        raise Failure(told(error)) from error
 
     coded, seconds = _coded(source.stem, image, codec)
-    file = output / f"{source.stem}{FILE}"
-    write(file, coded.data)
-    click.echo(f"{file}: {image.width} x {image.height}, coded in {seconds:.1f} s")
-    received = _receive(image, coded, codec, output)
+    write(file, coded.data, force)
+    click.echo(f"{name_of(file)}: {image.width} x {image.height}, coded in {seconds:.1f} s")
+    received = _receive(image, coded, codec, file, force)
     sizes = {FILE: len(coded.data), **_lossless_sizes(image)}
     listed = ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())
     click.echo(f"without loss, in bytes: {listed}")
     page = output / "index.html"
     credit = "" if photo else CREDIT
-    write(page, _page(source.stem, credit, image, received, sizes, codec.name).encode())
-    click.echo(f"{page}: open it in a browser, and move the slider")
-    if sys.stdout.isatty() and _has_display():
+    text = _page(source.stem, credit, image, received, sizes, codec.name)
+    write(page, text.encode(errors="replace"), force)
+    click.echo(f"{name_of(page)}: open it in a browser, and move the slider")
+    if sys.stdout and sys.stdout.isatty() and _has_display():
         click.launch(str(page.resolve()))
     return 0
 
 
-def _upright(data: bytes, max_pixels: int) -> "Image.Image":
+def _upright(file: IO[bytes], max_pixels: int) -> "Image.Image":
     """The pixels of a photograph, grayscale or RGB, turned as its EXIF says.
 
     Raises:
@@ -103,13 +115,14 @@ def _upright(data: bytes, max_pixels: int) -> "Image.Image":
     """
     from PIL import ExifTags, Image, ImageOps
 
-    from ..files.pictures import orientation, take_apart
+    from ..files.exif import orientation_of
+    from ..files.pictures import to_planes
 
-    with open_picture(data, max_pixels) as opened:
-        parts = take_apart(opened)
-        gray = parts.colour == "L"
-        image = Image.fromarray(parts.levels[..., 0] if gray else parts.levels)
-        image.getexif()[ExifTags.Base.Orientation] = orientation(opened)
+    with open_picture(file, max_pixels) as opened:
+        planes = to_planes(opened)
+        gray = planes.colour == "L"
+        image = Image.fromarray(planes.levels[..., 0] if gray else planes.levels)
+        image.getexif()[ExifTags.Base.Orientation] = orientation_of(opened)
         return ImageOps.exif_transpose(image)
 
 
@@ -120,13 +133,16 @@ def _coded(name: str, image: "Image.Image", codec: "Codec") -> "tuple[Encoded, f
     start = time.perf_counter()
     with bar(f"coding {name}") as shown:
         coded = encode_measured(
-            image, codec, progress=lambda share: shown.update(share - shown.n)
+            image,
+            codec,
+            stages=codec.net.n_stages,  # also of a graphic
+            progress=lambda share: shown.update(share - shown.n),
         )
     return coded, time.perf_counter() - start
 
 
 def _receive(
-    image: "Image.Image", coded: "Encoded", codec: "Codec", output: Path
+    image: "Image.Image", coded: "Encoded", codec: "Codec", file: Path, force: bool
 ) -> "list[Received]":
     """The photograph as the bytes of its file arrive; that of each stage is written."""
     import numpy as np
@@ -152,18 +168,20 @@ def _receive(
                 where = f"stage {stage}" if share == 1 else f"within stage {stage}"
                 received.append(Received(where, end, levels, mse))
                 shown.update(len(received) / len(shares) / len(lengths) - shown.n)
-            path, last = output / f"stage{stage}.png", received[-1]
-            write(path, as_bytes(picture, path))
+            path, last = file.parent / f"stage{stage}.png", received[-1]
+            write(path, as_bytes(picture, path), force)
             with shown.external_write_mode():
                 click.echo(
-                    f"{path}: {last.size:,} bytes, {last.bpp:.3f} bits per pixel, "
-                    f"{last.quality}"
+                    f"{name_of(path)}: from the first {last.size:,} bytes of "
+                    f"{printable(file.name)}, {last.bpp:.3f} bits per pixel, {last.quality}"
                 )
     return received
 
 
 def _lossless_sizes(image: "Image.Image") -> dict[str, int]:
     """Bytes of the same picture in other files, of the kinds that can hold it."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_jxl")  # has Pillow know of JPEG XL
     sizes = {}
     for name, options in LOSSLESS.items():
         file = io.BytesIO()

@@ -19,10 +19,22 @@ from typing import Any
 
 import click
 
+from ..atomic import descriptor_of
 from ..progress import Progress
-from .places import Pair, check_target
+from .places import Pair, check_source, check_target
 from .tasks import TILE, Task, Told
-from .terminal import STANDARD, Bars, Failure, Show, bar, duration, name_of, say, told
+from .terminal import (
+    STANDARD,
+    Bars,
+    Failure,
+    Show,
+    bar,
+    duration,
+    name_of,
+    number_in_environment,
+    say,
+    told,
+)
 
 __all__ = ["Interrupted", "work_on_all"]
 
@@ -31,6 +43,9 @@ LONG = 60.0
 
 TILES = 32
 """The work is measured where it is at least so many times a tile."""
+
+RELAUNCH = "start it with torchrun or accelerate launch, or without RANK and WORLD_SIZE"
+"""What to do where other processes are not found."""
 
 POLL = 0.2
 """Seconds between looks at what other processes have done."""
@@ -60,38 +75,54 @@ def work_on_all(
 
     Raises:
         Failure: something is missing that every input needs.
+        OSError: standard output cannot be written.
     """
     rank, processes = _launched()
     todo, failed = _check(pairs, force, rank, processes)
     sources = [source for source, _ in todo]
-    pixels = [task.pixels(s) if s != STANDARD and s.is_file() else 0 for s in sources]
+    pixels = [task.pixels(source) if _is_file(source) else 0 for source in sources]
+    if not all(map(_is_file, sources)):
+        jobs = 1  # other processes may not have the pipe
     work = _Work(task, todo, pixels, min(jobs, len(todo)), rank == 0)
+    lost: OSError | None = None
     for source, outcome in work.outcomes():
-        click.echo(outcome.told.text, nl=False)
+        try:
+            if outcome.told.text and lost is None:
+                click.echo(outcome.told.text, nl=False)
+        except OSError as error:
+            lost = error
+            if all(target is None for _, target in todo):
+                break  # the text was all that was wanted
         for note in outcome.told.notes:
             say(f"{name_of(source)}: {note}")
-        failed += outcome.failed
+        failed += outcome.failed or outcome.told.failed
+    if lost:
+        raise OSError(lost.errno, lost.strerror, "standard output") from lost
     code = int(failed > 0)
     return code if processes == 1 else _wait_for_the_others(code)
+
+
+def _is_file(source: Path) -> bool:
+    return source != STANDARD and descriptor_of(source) is None and source.is_file()
 
 
 def _check(
     pairs: Sequence[Pair], force: bool, rank: int, processes: int
 ) -> tuple[list[Pair], int]:
     """The inputs of this process that can be worked on, and how many cannot."""
-    targets: set[Path] = set()
+    targets: set[str] = set()
     todo, failed = [], 0
     for i, (source, target) in enumerate(pairs):
         ours = i % processes == rank
         try:
-            if source != STANDARD:
-                source.stat()
-            if target in targets:
+            check_source(source)
+            real = None if target is None else os.path.realpath(target)
+            if real in targets:
                 raise ValueError(
                     f"another input goes to {target} too: rename one, or work on it alone"
                 )
-            if target is not None and target != STANDARD:
-                targets.add(target)
+            if target is not None and real is not None:
+                targets.add(real)
                 if ours:  # others may be at work on theirs
                     check_target(target, force)
         except (OSError, ValueError) as error:
@@ -115,9 +146,11 @@ class Outcome:
 def _attempt(task: Task, source: Path, target: Path | None, show: Show) -> Outcome:
     try:
         return Outcome(task(source, target, show))
-    except (BrokenPipeError, Failure, click.UsageError):
+    except Failure:
         raise
     except Exception as error:  # Pillow's and PyTorch's are of many kinds
+        if isinstance(error, BrokenPipeError) and target == STANDARD:
+            raise  # whoever reads it has enough
         return Outcome(Told(notes=[told(error, source)]), failed=True)
 
 
@@ -300,8 +333,26 @@ def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:
 
 
 def _launched() -> tuple[int, int]:
-    """Which of how many processes this is, that torchrun or accelerate has started."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Which of how many processes this is, that torchrun or accelerate has started.
+
+    Raises:
+        Failure: the environment contradicts itself.
+    """
+    processes = number_in_environment("WORLD_SIZE", 1)
+    rank = number_in_environment("RANK", 0) if os.environ.get("WORLD_SIZE") else 0
+    if rank >= processes:
+        raise Failure(
+            f"RANK is {rank} and WORLD_SIZE {processes} in the environment, but processes "
+            f"are numbered from 0: {RELAUNCH}"
+        )
+    if processes > 1:
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise Failure(
+                    f"this is one of {processes} processes by WORLD_SIZE in the "
+                    f"environment, which lacks {name}: {RELAUNCH}"
+                )
+    return rank, processes
 
 
 def _wait_for_the_others(code: int) -> int:
@@ -315,8 +366,7 @@ def _wait_for_the_others(code: int) -> int:
     except (ValueError, RuntimeError) as error:
         raise Failure(
             f"this is process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} and does "
-            f"not find the others ({told(error)}): start it with torchrun or accelerate "
-            "launch, or without RANK and WORLD_SIZE"
+            f"not find the others ({told(error)}): {RELAUNCH}"
         ) from error
     worst = torch.tensor(code)
     distributed.all_reduce(worst, distributed.ReduceOp.MAX)

@@ -7,23 +7,38 @@ another process. It returns what is to be told, and raises what is wrong.
 import io
 import itertools
 import math
-import os
 import time
 import warnings
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ..errors import DamagedStringError
 from ..files.container import MAGIC, ends_in_header, parse_header
 from ..files.header import Header
 from ..files.rate import truncate, whole_stages
 from .libraries import import_libraries
-from .places import as_bytes, check_target, read, write
-from .terminal import STANDARD, Failure, Show, name_of, told
+from .places import (
+    as_bytes,
+    check_target,
+    not_kept,
+    open_input,
+    read_file,
+    read_header,
+    write,
+)
+from .terminal import (
+    STANDARD,
+    Failure,
+    Show,
+    name_of,
+    number_in_environment,
+    printable,
+    told,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +61,6 @@ __all__ = [
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 NO_LIMIT = 1 << 70
-LOOK = 1 << 16  # bytes that nearly all headers fit into
 
 TILE = 96
 """Side of the square that is coded to tell how long a picture takes: the published
@@ -63,10 +77,12 @@ class Told:
     Args:
         text: for standard output.
         notes: lines for standard error.
+        failed: whether the input is not what it should be.
     """
 
     text: str = ""
     notes: list[str] = field(default_factory=list)
+    failed: bool = False
 
 
 class Task(Protocol):
@@ -98,12 +114,14 @@ class Network:
         device: where PyTorch runs it.
         threads: of PyTorch.
         max_pixels: largest picture to accept.
+        max_metadata: bytes of metadata to accept.
     """
 
     model: str | None
     device: str
     threads: int | None
     max_pixels: int
+    max_metadata: int
 
     def prepare(self) -> str:
         """Import PyTorch, and have it use these threads and this device.
@@ -119,9 +137,9 @@ class Network:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        device, rank = self.device, os.environ.get("LOCAL_RANK")
-        if device == "cuda" and rank and torch.cuda.is_available():
-            device = f"cuda:{int(rank) % torch.cuda.device_count()}"
+        device, rank = self.device, number_in_environment("LOCAL_RANK", 0)
+        if device == "cuda" and torch.cuda.is_available():
+            device = f"cuda:{rank % torch.cuda.device_count()}"
         try:
             torch.zeros(1, device=device).item()
         except Exception as error:  # of many kinds
@@ -169,11 +187,15 @@ class Encode:
 
     network: Network
     options: dict[str, Any]
+    force: bool = False
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
         assert target is not None
-        data = read(source)
-        with open_picture(data, self.network.max_pixels) as image:
+        with (
+            open_input(source) as file,
+            open_picture(file, self.network.max_pixels) as image,
+        ):
+            before = file.seek(0, io.SEEK_END)
             codec, asked = self.network.codec(), self.options["arithmetic"]
             if asked not in (None, *codec.arithmetics):
                 raise ValueError(
@@ -182,15 +204,13 @@ class Encode:
                 )
             with _notes() as notes, show() as progress:
                 start = time.perf_counter()
-                coded = _encode(image, codec, progress=progress, **self.options)
+                limits = {"max_metadata": self.network.max_metadata, **self.options}
+                coded = _encode(image, codec, progress=progress, **limits)
                 seconds = time.perf_counter() - start
-        write(target, coded.data)
-        if len(coded.data) > len(data):
-            notes.append(
-                f"{name_of(target)} is larger than the picture's own file; --min-psnr 40 "
-                f"or --stages {max(len(coded.header.lengths) - 1, 1)} makes a smaller one"
-            )
-        size, before = len(coded.data), len(data)
+        write(target, coded.data, self.force)
+        size = len(coded.data)
+        if size > before:
+            notes.append(f"{name_of(target)} {_larger(coded, before)}")
         text = (
             f"{name_of(source)}: {size:,} bytes, {size / before:.1%} of {before:,}; "
             f"{_quality(coded)}; {seconds:.1f} s\n"
@@ -212,6 +232,7 @@ class Encode:
             side = _side(codec)
             left, top = max(image.width - side, 0) // 2, max(image.height - side, 0) // 2
             tile = image.crop((left, top, left + side, top + side)).convert("RGB")
+        tile.info.clear()  # what metadata is too large, the work will tell
         options = {k: v for k, v in self.options.items() if k not in ("max_bytes", "bpp")}
         return _timed(lambda: _encode(tile, codec, **options), side, is_long)
 
@@ -228,8 +249,8 @@ def _encode(image: "Image.Image", codec: "Codec", **options: Any) -> "Encoded":
     return encode_measured(image, codec, **options)
 
 
-def open_picture(data: bytes | Path, max_pixels: int = NO_LIMIT) -> "Image.Image":
-    """A picture, in a file or in its bytes.
+def open_picture(file: IO[bytes] | Path, max_pixels: int = NO_LIMIT) -> "Image.Image":
+    """A picture in a file.
 
     Raises:
         ValueError: it is none, or has too many pixels.
@@ -238,7 +259,7 @@ def open_picture(data: bytes | Path, max_pixels: int = NO_LIMIT) -> "Image.Image
 
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(file)
     except UnidentifiedImageError as error:
         raise ValueError(
             "no picture that Pillow can read: convert it to PNG first"
@@ -251,7 +272,20 @@ def open_picture(data: bytes | Path, max_pixels: int = NO_LIMIT) -> "Image.Image
     return image
 
 
+def _larger(coded: "Encoded", before: int) -> str:
+    """Say that a file is larger than the picture's own, and which stages are not."""
+    text = "is larger than the picture's own file"
+    lengths = coded.header.lengths
+    start = len(coded.data) - coded.header.as_made
+    for stages in range(len(lengths) - 1, 0, -1):
+        if start + sum(lengths[:stages]) < before:
+            return f"{text}; --stages {stages} makes a smaller one"
+    return text
+
+
 def _quality(coded: "Encoded") -> str:
+    if coded.header.storage == "WebP":
+        return "stored as lossless WebP, exact"
     text = f"{coded.stages} stage{'s' * (coded.stages != 1)}"
     if coded.share:
         text += f" and {coded.share:.0%} of the {_ordinal(coded.stages)}"
@@ -316,7 +350,8 @@ class _Decoding:
         device = network.prepare()
         from ..files.decoding import StreamingDecoder
 
-        decoder = StreamingDecoder(network.model, device, network.max_pixels, show)
+        limits = network.max_pixels, show, network.max_metadata
+        decoder = StreamingDecoder(network.model, device, *limits)
         try:
             decoder.feed(start)
         except FileNotFoundError as error:
@@ -326,10 +361,10 @@ class _Decoding:
 
     def pixels(self, source: Path) -> int:
         try:
-            found = parse_header(read(source, LOOK), self.network.max_pixels)
+            header, _ = _header(read_header(source)[0], self.network.max_pixels)
         except Exception:  # the work will tell
             return 0
-        return found[0].size[0] * found[0].size[1] if found else 0
+        return math.prod(header.size) if header.storage == "stages" else 0
 
     def pixel_seconds(self, source: Path, is_long: Callable[[float], bool]) -> float:
         device = self.network.prepare()
@@ -338,10 +373,10 @@ class _Decoding:
         from PIL import Image
 
         from ..files.decoding import decode
-        from ..files.model import open_codec
+        from ..files.model import codec_of
 
-        header, _ = _header(read(source, LOOK), NO_LIMIT)
-        codec = open_codec(self.network.model or header.model, device)
+        header, _ = _header(read_header(source)[0], NO_LIMIT)
+        codec = codec_of(header, self.network.model, device)
         if _is_quick(codec, is_long):
             return 0.0
         side = _side(codec)
@@ -375,7 +410,7 @@ class Decode(_Decoding):
     force: bool = False
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
-        data = read(source, self.max_bytes or -1)
+        data = read_file(source, self.max_bytes)
         if self.stages is not None:
             data = truncate(data, stages=self.stages)
         header, start = _header(data, self.network.max_pixels)
@@ -384,9 +419,8 @@ class Decode(_Decoding):
         self.network.prepare()
         with show() as progress:
             decoder = self.decoder(header, data[:start], progress)
-            assert decoder.net is not None
-            known = decoder.net.reconstructions
-            if self.reconstruction not in known:
+            known = decoder.net.reconstructions if decoder.net else ()
+            if decoder.net and self.reconstruction not in known:
                 raise ValueError(
                     f"{header.model} has only --reconstruction {' or '.join(known)}, not "
                     f"{self.reconstruction}: leave the option out"
@@ -396,24 +430,28 @@ class Decode(_Decoding):
                     decoder.feed(piece)
                     if path:
                         picture = decoder.picture(self.reconstruction)
-                        write(path, as_bytes(picture.image, path))
+                        write(path, as_bytes(picture.image, path), self.force)
                 picture = decoder.picture(self.reconstruction)
             except DamagedStringError as error:
                 if not self.partial:
                     raise _with_remedy(error, header, decoder.stages) from error
                 picture = decoder.picture(self.reconstruction)
+        notes = []
         if target:
-            write(target, as_bytes(picture.image, target))
+            file = as_bytes(picture.image, target)
+            write(target, file, self.force)
+            if lost := not_kept(picture.image, file, picture.exact):
+                notes.append(f"{target} {lost}; .png does")
         there = _there(header, len(data) - start)
         asked, n_stages = self.stages or len(header.lengths), len(header.lengths)
         if picture.damage:
             whole = _stages(header, picture.stages, 0)
-            return Told(notes=[f"{picture.damage}; the picture is of {whole}"])
-        if picture.stages < min(asked, n_stages):
-            return Told(notes=[there])
-        if asked > n_stages:
-            return Told(notes=[f"no stage {asked} in it: the picture is of {there}"])
-        return Told()
+            notes.append(f"{picture.damage}; the picture is of {whole}")
+        elif picture.stages < min(asked, n_stages):
+            notes.append(there)
+        elif asked > n_stages:
+            notes.append(f"no stage {asked} in it: the picture is of {there}")
+        return Told(notes=notes)
 
     def _stage_paths(
         self, source: Path, header: Header, pieces: list[bytes]
@@ -433,26 +471,27 @@ class Decode(_Decoding):
 
 @dataclass(frozen=True)
 class Verify(_Decoding):
-    """Decode a file, and say how much of it is whole."""
+    """Decode a file, and say whether it is whole."""
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
-        data = read(source)
+        data = read_file(source)
         header, start = _header(data, self.network.max_pixels)
         self.network.prepare()
         with show() as progress:
             decoder = self.decoder(header, data[:start], progress)
-            assert decoder.net is not None
             try:
                 decoder.feed(data[start:])
-                if decoder.stages == decoder.net.n_stages:
+                if decoder.exact:
                     decoder.picture()
             except DamagedStringError as error:
                 raise _with_remedy(error, header, decoder.stages) from error
         n_bytes = len(data) - start
-        exact = "exact, " if decoder.stages == decoder.net.n_stages else ""
+        exact = "exact, " if decoder.exact else ""
         _, share = whole_stages(header.lengths, n_bytes)
         unchecked = " that no checksum covers" if share else ""
         there = _there(header, n_bytes)
+        if n_bytes < header.as_made:
+            return Told(notes=[f"{there}{unchecked}"], failed=True)
         return Told(f"{name_of(source)}: {exact}{there}{unchecked}\n")
 
 
@@ -475,13 +514,14 @@ class Truncate(WithoutNetwork):
     stages: int | None
     max_bytes: int | None
     bpp: float | None
+    force: bool = False
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
         assert target is not None
-        data = read(source)
+        data = read_file(source)
         limits = {"stages": self.stages, "max_bytes": self.max_bytes, "bpp": self.bpp}
         cut = truncate(data, **limits)  # type: ignore[arg-type]
-        write(target, cut)
+        write(target, cut, self.force)
         if len(cut) < len(data):
             return Told()
         stages = len(_header(data, NO_LIMIT)[0].lengths)
@@ -497,38 +537,45 @@ class Info(WithoutNetwork):
     """What a header tells."""
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
-        data = read(source)
+        data, size = read_header(source)
         header, start = _header(data, NO_LIMIT)
         width, height = header.size
         colours = {"L": "grayscale", "P": "palette", "1": "black and white"}
         picture = [f"{width} x {height}", colours.get(header.colour, "RGB")]
         if header.orientation != 1:
             picture.append(f"orientation {header.orientation}")
-        extras = (header.alpha, header.icc_profile, header.exif)
+        extras: tuple[Sized, ...] = (header.alpha, header.icc_profile, header.exif)
         for name, extra in zip(("alpha channel", "ICC profile", "EXIF"), extras):
             if extra:
                 picture.append(f"{name} of {len(extra)} bytes")
         lines = [
-            f"{name_of(source)}: version {data[len(MAGIC)]}, {len(data)} bytes",
+            f"{name_of(source)}: version {data[len(MAGIC)]}, {size} bytes",
             f"  picture  {', '.join(picture)}",
-            f"  model    {header.model}, digest {header.digest.hex()}, "
-            f"{header.arithmetic}, seed {header.seed}",
+            f"  model    {_coder(header)}",
             f"  header   {start} bytes",
         ]
-        end = start
+        end, held = start, min(size, start + header.as_made)
         for stage, length in enumerate(header.lengths, 1):
-            share = min(max(len(data) - end, 0) / max(length, 1), 1)
+            share = min(max(held - end, 0) / max(length, 1), 1)
             end += length
             there = "" if share == 1 else f", {share:.0%} of it there"
             bpp = 8 * end / (width * height)
             lines.append(
                 f"  stage {stage}  {length} bytes, {bpp:.3f} bpp up to here{there}"
             )
-        if len(data) < end:
-            lines.append(f"  {_there(header, len(data) - start)}")
-        if len(data) > end:
-            lines.append(f"  and {len(data) - end} bytes that do not belong to it")
+        if held < end:
+            lines.append(f"  {_there(header, held - start)}")
+        if size > start + header.as_made:
+            excess = size - start - header.as_made
+            lines.append(f"  and {excess} bytes that do not belong to it")
         return Told("\n".join(lines) + "\n")
+
+
+def _coder(header: Header) -> str:
+    if header.storage == "WebP":
+        return "none: stored as lossless WebP, without coarser pictures"
+    name = printable(header.model)
+    return f"{name}, digest {header.digest.hex()}, {header.arithmetic}, seed {header.seed}"
 
 
 # ---- files ----

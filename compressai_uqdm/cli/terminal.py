@@ -1,9 +1,11 @@
 """What is said and shown."""
 
+import os
+import re
 import time
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +21,8 @@ __all__ = [
     "bar",
     "duration",
     "name_of",
+    "number_in_environment",
+    "printable",
     "say",
     "told",
 ]
@@ -34,9 +38,19 @@ class Failure(Exception):
     """Something is missing that every input needs."""
 
 
-def say(message: str) -> None:
-    """A line on standard error."""
-    click.echo(f"uqdm: {message}", err=True)
+def say(message: str, program: str = "uqdm") -> None:
+    """Print a line on standard error, if it can be: the exit code says the same."""
+    with suppress(OSError):
+        click.echo(f"{program}: {printable(message)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Text in one line, in which no character commands a terminal.
+
+    Names of files may have any but two, and what a file holds may have all.
+    """
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 def told(error: Exception, path: Path | None = None) -> str:
@@ -54,7 +68,22 @@ def told(error: Exception, path: Path | None = None) -> str:
 
 def name_of(path: Path) -> str:
     """An input, in messages."""
-    return "standard input" if path == STANDARD else str(path)
+    return "standard input" if path == STANDARD else printable(str(path))
+
+
+def number_in_environment(name: str, smallest: int) -> int:
+    """A number that a launcher of processes has set, or the smallest that it may be.
+
+    Raises:
+        Failure: it is none.
+    """
+    text = os.environ.get(name) or str(smallest)
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < smallest:
+        raise Failure(
+            f"{name} is {text!r} in the environment: expected a number from {smallest} on, "
+            "as torchrun and accelerate launch set it. Unset it to work alone"
+        )
+    return int(text)
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,9 @@
 """The order in which blocks are coded: by the two colours of a checkerboard."""
 
+import functools
+
+from collections.abc import Sequence
+
 import torch
 
 from torch import Tensor
@@ -42,16 +46,27 @@ class Checkerboard:
         first = len(places[0])
         self.colours = slice(0, first), slice(first, len(self._order))
         self.images = [(numbers // max(h * w, 1)).numpy() for numbers in places]
-        self.own, self.cross = [], []
-        for c in (0, 1):
-            padded = torch.full((B, h + 2, w + 2), len(places[c]))
-            padded[:, 1:-1, 1:-1][colour == c] = torch.arange(len(places[c]))
-            around = {
-                (dy, dx): padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
-                for dy, dx in (*OWN, *CROSS)
-            }
-            self.own.append(torch.stack([around[tap][colour == c] for tap in OWN], 1))
-            self.cross.append(torch.stack([around[tap][colour != c] for tap in CROSS], 1))
+
+    @functools.cached_property
+    def own(self) -> list[Tensor]:
+        return [self._around(c, c, OWN) for c in (0, 1)]
+
+    @functools.cached_property
+    def cross(self) -> list[Tensor]:
+        return [self._around(c, 1 - c, CROSS) for c in (0, 1)]
+
+    def _around(self, c: int, to: int, taps: Sequence[tuple[int, int]]) -> Tensor:
+        """Places of the blocks of colour c around each of the colour ``to``."""
+        B, h, w = self.shape
+        first, end = self.colours[c].start, self.colours[c].stop
+        padded = torch.full((B, h + 2, w + 2), end - first)
+        here = (self._place >= first) & (self._place < end)
+        padded[:, 1:-1, 1:-1][here] = self._place[here] - first
+        there = here if to == c else ~here
+        return torch.stack(
+            [padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][there] for dy, dx in taps],
+            1,
+        )
 
     def matrix(self, planes: Tensor) -> Tensor:
         """Planes ``[B, C, h, w]`` as a matrix."""

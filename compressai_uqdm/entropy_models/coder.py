@@ -33,6 +33,7 @@ Written: TypeAlias = constriction.stream.queue.RangeEncoder
 
 _CRC_BYTES = 3
 _WORD = np.dtype("<u4")
+_AT_ONCE = 1 << 12  # symbols between two checks of the position
 _categorical: Any = constriction.stream.model.Categorical(perfect=False)
 
 
@@ -173,8 +174,14 @@ class StreamEncoder:
 class StreamDecoder:
     """Range decoder of one picture.
 
+    Past the last word the range coder reads zeros, and zeros decode to symbols without end.
+    So the decoder compares its position with the number of words every few symbols.
+
     Args:
         strings: the segments of the first stages, as :class:`StreamEncoder` made them.
+
+    Attributes:
+        written: the decoded symbols, encoded again; its position is the decoder's.
 
     Raises:
         DamagedStringError: a segment has a length that no segment has.
@@ -191,14 +198,14 @@ class StreamDecoder:
         self._strings = strings
         stream = b"".join(string[:-_CRC_BYTES] for string in strings)
         words = np.frombuffer(stream, _WORD).astype(np.uint32)
+        self._n_words = len(words)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
         self._stage = 0
+        self.written = Written()
 
     def decode(self, weights: np.ndarray) -> np.ndarray:
         """Decode one symbol, int32, for each table in ``weights``, ``[m, n]``."""
-        if not len(weights):
-            return np.zeros(0, np.int32)
-        return self._decode(_categorical, np.ascontiguousarray(weights, np.float32))
+        return self._decode_all(_categorical, np.ascontiguousarray(weights, np.float32))
 
     def code_parts(
         self, r: np.ndarray | None, weights: np.ndarray
@@ -210,9 +217,8 @@ class StreamDecoder:
         self, r: np.ndarray | None, count: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Likewise."""
-        if not count:
-            return np.zeros(0, np.int32), np.zeros(0, bool)
-        return _filled(self._decode(constriction.stream.model.Uniform(size), count), count)
+        model = constriction.stream.model.Uniform(size)
+        return _filled(self._decode_all(model, count), count)
 
     def end_stage(self, values: np.ndarray) -> None:
         """Check what was decoded of a stage.
@@ -226,11 +232,28 @@ class StreamDecoder:
             raise self._damaged()
         self._stage += 1
 
-    def _decode(self, *args: Any) -> np.ndarray:
+    def _decode_all(self, model: Any, tables: Any) -> np.ndarray:
+        """Symbols by tables, or by a number of tables where all have the same."""
+        found = [np.zeros(0, np.int32)]
+        n = tables if isinstance(tables, int) else len(tables)
+        for start in range(0, n, _AT_ONCE):
+            m = min(_AT_ONCE, n - start)
+            some = m if isinstance(tables, int) else tables[start : start + m]
+            found.append(self._decode(model, some))
+            if len(found[-1]) < m:  # the stream has ended
+                break
+        return np.concatenate(found)
+
+    def _decode(self, model: Any, tables: Any) -> np.ndarray:
         try:
-            return self._decoder.decode(*args)
+            symbols = self._decoder.decode(model, tables)
         except AssertionError as error:  # constriction's word for invalid data
             raise self._damaged() from error
+        _write(self.written, symbols, model, tables)
+        position, _ = self.written.pos()
+        if position > self._n_words:  # an encoder is before the last word of its stage
+            raise self._damaged()
+        return symbols
 
     def _damaged(self) -> DamagedStringError:
         return DamagedStringError(
@@ -248,10 +271,7 @@ class StageDecoder(StreamDecoder):
 
     Args:
         strings: the segments of all stages up to this one.
-        written: the stages before, written again; it tells where the coder stands.
-
-    Attributes:
-        written: the same with this stage.
+        written: the stages before, encoded again.
     """
 
     def __init__(self, strings: Sequence[bytes], written: Written) -> None:
@@ -259,11 +279,6 @@ class StageDecoder(StreamDecoder):
         self.written = written.clone()
         self._decoder.seek(*written.pos())
         self._stage = len(strings) - 1
-
-    def _decode(self, model: Any, tables: Any) -> np.ndarray:
-        symbols = super()._decode(model, tables)
-        _write(self.written, symbols, model, tables)
-        return symbols
 
 
 def _write(encoder: Written, symbols: np.ndarray, model: Any, tables: Any) -> None:
@@ -296,7 +311,7 @@ class CutStageDecoder(StreamDecoder):
         for fill in (b"\0", b"\xff"):
             words = np.frombuffer(stream + fill * 16, _WORD).astype(np.uint32)
             self._pair.append(constriction.stream.queue.RangeDecoder(words))
-        self._written = written.clone()
+        self.written = written.clone()
         self._seek()
         self._ended = False
         self.n_decoded = 0
@@ -319,13 +334,13 @@ class CutStageDecoder(StreamDecoder):
             self._ended = True
             least = least[: differ[0]]
         else:
-            _write(self._written, least, model, tables)
+            _write(self.written, least, model, tables)
         self.n_decoded += len(least)
         return least
 
     def _seek(self) -> None:
         for decoder in self._pair:
-            decoder.seek(*self._written.pos())
+            decoder.seek(*self.written.pos())
 
     def _halve(self, tables: Any) -> list[Any]:
         n = tables if isinstance(tables, int) else len(tables)

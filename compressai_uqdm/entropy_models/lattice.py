@@ -20,6 +20,7 @@ __all__ = [
     "LatticePoints",
     "Sent",
     "from_lattice",
+    "least_bytes",
     "split_dither",
 ]
 
@@ -35,6 +36,16 @@ def split_dither(dither: Tensor) -> tuple[Tensor, Tensor]:
     j = dither >> FRACTION_BITS
     f = (dither & ((1 << FRACTION_BITS) - 1)).float() / (1 << FRACTION_BITS)
     return j, f
+
+
+def least_bytes(n: int) -> int:
+    """Return a number of bytes that n coded values exceed, whatever their prior is.
+
+    With one dither in 32 the location lies on the edge between two cells. Each of them has
+    a probability of at most 1/2, so the symbol takes at least one bit. The number here is
+    half of that, less 8 bytes, so that it holds for the dither of every seed.
+    """
+    return max(0, n // (2 * 8 * LATTICE) - 8)
 
 
 def from_lattice(Z: Tensor, dither: Tensor, dtype: torch.dtype) -> Tensor:

@@ -111,16 +111,19 @@ class NestedGrid:
         return coarser * self.ratio - self.offset.int()
 
 
-def draw_grids(widths: Sequence[int], board: Checkerboard, seed: int) -> list[NestedGrid]:
+def draw_grids(
+    widths: Sequence[int], board: Checkerboard, seed: int, n: int = 192
+) -> list[NestedGrid]:
     """The grids of all stages, the same for encoder and decoder, and for every image.
 
     Args:
         widths: of the stages' cells, each a multiple of the next.
         board: the blocks, whose coefficients are the rows of a matrix, ``[B h w, 192]``.
         seed: seed of the picture.
+        n: number of coefficients; the grids of the first few are drawn without the others.
     """
     B, h, w = board.shape
-    words = (dither(seed, stage, (192, h, w)) for stage in range(len(widths)))
+    words = (dither(seed, stage, (n, h, w)) for stage in range(len(widths)))
     return nest(widths, (board.matrix(word.expand(B, -1, -1, -1)) for word in words))
 
 

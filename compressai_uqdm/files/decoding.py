@@ -6,23 +6,24 @@ import copy
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
 
 from PIL import Image
 
-from ..checks import MAX_PIXELS
+from ..checks import MAX_METADATA, MAX_PIXELS
 from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
 from ..models.base import ProgressiveModel, Reconstruction
 from ..progress import Passes, Progress
-from ..zoo import is_repository
 from .container import ends_in_header, parse_header
 from .header import Header
-from .model import NAMES, Codec, open_codec
-from .pictures import put_together
+from .model import Codec, codec_of
+from .pictures import from_planes
 from .rate import truncate
+from .webp import decode_webp
 
 __all__ = ["NotYetError", "Picture", "StreamingDecoder", "decode", "load"]
 
@@ -62,6 +63,7 @@ class StreamingDecoder:
             in the zoo.
         device: where the network runs.
         max_pixels: largest picture to accept.
+        max_metadata: bytes of ICC profile and EXIF to accept, unpacked.
         progress: is told what share of the whole file is decoded.
 
     Attributes:
@@ -74,14 +76,17 @@ class StreamingDecoder:
         device: str = "cpu",
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
+        max_metadata: int = MAX_METADATA,
     ):
         self.progress = progress
         self.model, self.device, self.max_pixels = model, device, max_pixels
+        self.max_metadata = max_metadata
         self.header: Header | None = None
         self._data = bytearray()
         self._at = 0  # where the next stage begins
         self._net: ProgressiveModel[Any] | None = None
         self._decoder: PictureDecoder[Any] | None = None
+        self._stored: _Stored | None = None
         self._damage: DamagedStringError | None = None
 
     def feed(self, data: bytes) -> int:
@@ -94,7 +99,7 @@ class StreamingDecoder:
             DamagedStringError: the file is damaged; the picture of the stages before,
                 if any, can still be had.
             FileNotFoundError: its model is not there.
-            ValueError: it has too many pixels.
+            ValueError: it has too many pixels, or too much metadata.
         """
         if self._damage:
             raise _afresh(self._damage)
@@ -107,12 +112,14 @@ class StreamingDecoder:
         return self.stages
 
     def _advance(self) -> None:
-        if self.header is None or self._decoder is None:
-            found = parse_header(self._data, self.max_pixels)
+        if self.header is None:
+            found = parse_header(self._data, self.max_pixels, self.max_metadata)
             if found is None:
                 return
             self.header, self._at = found
-            self._net = self._open(self.header)
+        if self.header.storage == "stages" and self._decoder is None:
+            codec = codec_of(self.header, self.model, self.device)
+            self._net = codec.computing_in(self.header.arithmetic)
             height_width = self.header.size[::-1]
             passes = self._net.passes(len(self.header.lengths), picture=True)
             self._decoder = PictureDecoder(
@@ -122,36 +129,19 @@ class StreamingDecoder:
         while self.stages < len(lengths):
             end = self._at + lengths[self.stages]
             if len(self._data) < end:
-                return
-            self._decoder.append(bytes(self._data[self._at : end]))
+                break
+            string = bytes(self._data[self._at : end])
+            if self._decoder is None:
+                header = self.header
+                self._stored = decode_webp(string, header.size, header.webp_alpha)
+                Passes(self.progress, 1).end()
+            else:
+                self._decoder.append(string)
             self._at = end
-        if len(self._data) > self._at:
-            raise DamagedFileError(
-                f"the file goes on for {len(self._data) - self._at} bytes after its end"
-            )
-
-    def _open(self, header: Header) -> ProgressiveModel[Any]:
-        if self.model is None and header.model not in NAMES:
-            hub = f"; {header.model} may be on the Hub" * is_repository(header.model)
-            raise FileNotFoundError(
-                f"the file was encoded with a model {header.model!r} that is not in the "
-                "zoo: give its checkpoint or repository (--model, or "
-                f"compressai_uqdm.load(model=...)){hub}"
-            )
-        model = self.model or header.model
-        codec = open_codec(model, self.device) if isinstance(model, str) else model
-        if codec.digest != header.digest:
-            raise DamagedFileError(
-                f"the file was encoded with other weights or tables of {header.model}: "
-                f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}. "
-                "Give those (--model, or compressai_uqdm.load(model=...))"
-            )
-        net = codec.computing_in(header.arithmetic)
-        if len(header.lengths) > net.n_stages:
-            raise DamagedFileError(
-                f"the file has {len(header.lengths)} stages, its model {net.n_stages}"
-            )
-        return net
+        start = self._at - sum(lengths[: self.stages])
+        excess = len(self._data) - start - self.header.as_made
+        if excess > 0:
+            raise DamagedFileError(f"the file goes on for {excess} bytes after its end")
 
     def copy(self) -> Self:
         """Another that goes on from here, as for several ends of one beginning.
@@ -165,13 +155,18 @@ class StreamingDecoder:
 
     @property
     def net(self) -> ProgressiveModel[Any] | None:
-        """The model, once the header has arrived."""
+        """The model, once the header has arrived, of files that were coded by one."""
         return self._net
 
     @property
     def stages(self) -> int:
         """Number of stages that are whole."""
-        return self._decoder.latent.stages if self._decoder else 0
+        return self._decoder.latent.stages if self._decoder else int(bool(self._stored))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the picture is that of the original, pixel by pixel."""
+        return self.stages == (self._net.n_stages if self._net else 1)
 
     @torch.no_grad()
     def picture(self, reconstruction: Reconstruction = "denoise") -> Picture:
@@ -182,31 +177,46 @@ class StreamingDecoder:
             DamagedStringError: the header is damaged, or the beginning of the next stage
                 is; the picture without it can then be had.
         """
-        if self._decoder is None:
+        if self._decoder is None and self._stored is None and not self._damage:
+            self._advance()  # raises what feed() did, if the header is there
+        header, alpha = self.header, None
+        if header is None or (header.storage == "stages" and self._decoder is None):
             if self._damage:
                 raise _afresh(self._damage)
-            self._advance()  # raises what feed() did, if the header is there
-        net, decoder, header = self._net, self._decoder, self.header
-        if net is None or decoder is None or header is None:
             raise NotYetError(
                 f"no picture yet: the file's header is not whole after {len(self._data)} "
                 "bytes. Feed more, and ask again"
             )
-        latent, share = decoder.latent, 0.0
         rest = bytes(self._data[self._at :])
+        share = 0.0
         if rest and not self._damage:
-            try:
-                latent = decoder.look(rest)
-                share = len(rest) / header.lengths[self.stages]
-            except DamagedStringError as error:
-                self._damage = _afresh(error)
-                raise
-        levels = net.reconstruct(latent, reconstruction, header.seed)
-        array = levels[0].permute(1, 2, 0).contiguous().cpu().numpy()
-        exact = self.stages == net.n_stages
+            share = len(rest) / header.lengths[self.stages]
+        if self._net is None or self._decoder is None:
+            levels, alpha = self._stored or _gray(header)
+        else:
+            latent = self._decoder.latent
+            if share:
+                try:
+                    latent = self._decoder.look(rest)
+                except DamagedStringError as error:
+                    self._damage = _afresh(error)
+                    raise
+            found = self._net.reconstruct(latent, reconstruction, header.seed)
+            levels = found[0].permute(1, 2, 0).contiguous().cpu().numpy()
         damage = str(self._damage) if self._damage else ""
-        image = put_together(array, header, exact)
-        return Picture(image, self.stages, share, exact, damage)
+        image = from_planes(levels, header, self.exact, alpha)
+        return Picture(image, self.stages, share, self.exact, damage)
+
+
+_Stored: TypeAlias = tuple[np.ndarray, np.ndarray | None]
+"""Levels and opacities of a picture that no model coded."""
+
+
+def _gray(header: Header) -> _Stored:
+    """What is shown where nothing is decoded yet."""
+    width, height = header.size
+    alpha = np.full((height, width), 255, np.uint8) if header.webp_alpha else None
+    return np.full((height, width, 3), 128, np.uint8), alpha
 
 
 def _afresh(error: DamagedStringError) -> DamagedStringError:
@@ -223,6 +233,7 @@ def decode(
     model: str | Codec | None = None,
     device: str = "cpu",
     max_pixels: int = MAX_PIXELS,
+    max_metadata: int = MAX_METADATA,
 ) -> Picture:
     """The picture in a file, or in the beginning of one.
 
@@ -232,13 +243,15 @@ def decode(
         reconstruction: how an image is made of a latent: ``"denoise"``,
             ``"ancestral"`` or ``"flow_based"``.
         partial: of a damaged file, give the stages before the damage.
-        model: as of :class:`StreamingDecoder`; ``device`` and ``max_pixels`` too.
+        model: as of :class:`StreamingDecoder`; ``device``, ``max_pixels`` and
+            ``max_metadata`` too.
 
     Raises:
         DamagedStringError: the file is damaged, or ends inside its header.
-        ValueError: it has too many pixels, or an argument is none of these.
+        ValueError: it has too many pixels or too much metadata, or an argument is none of
+            these.
     """
-    decoder = StreamingDecoder(model, device, max_pixels)
+    decoder = StreamingDecoder(model, device, max_pixels, max_metadata=max_metadata)
     if stages is not None:
         data = truncate(data, stages=stages)
     try:

@@ -20,18 +20,24 @@ from PIL import Image
 from torch import Tensor
 
 from ..atomic import write_atomically
+from ..checks import MAX_METADATA
 from ..codec.coders import Encoder
 from ..codec.streaming import PictureDecoder
 from ..models.base import ProgressiveModel
 from ..progress import Passes, Progress
+from . import exif
 from .container import pack_header
-from .header import Arithmetic, Header
+from .header import Arithmetic, Header, Metadata, check_metadata
 from .model import DEFAULT_MODEL, Codec, open_codec
-from .pictures import exif_block, orientation, take_apart
+from .pictures import Planes, to_planes
 from .rate import NO_LIMIT, byte_limit, room, whole_stages
+from .webp import encode_webp, is_graphic
 
 __all__ = ["Encoded", "QualityWarning", "encode", "encode_measured", "save"]
 
+
+STORED_SHARE = 4 / 5
+"""A picture is stored as lossless WebP where that takes less than so much of our bytes."""
 
 SEARCH = 7
 """Passes, about, of the search for the smallest file of a quality."""
@@ -75,8 +81,14 @@ def encode(
     min_psnr: float | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    max_metadata: int = MAX_METADATA,
 ) -> bytes:
-    """A file of an image, exact if nothing limits it.
+    """Encode an image as a file, exact if nothing limits it.
+
+    An exact file of a screenshot, a drawing or another picture that lossless WebP codes in
+    less than four fifths of the bytes holds a lossless WebP stream: it has one stage, and
+    no coarser pictures. A limit, ``stages``, or another model than the default keeps the
+    stages of the model.
 
     Args:
         image: 8-bit RGB, grayscale or with a palette, with or without an alpha channel.
@@ -92,9 +104,11 @@ def encode(
             is exceeded for it.
         device: where the network runs.
         progress: is told the share of the work that is done.
+        max_metadata: bytes of ICC profile and EXIF to accept; a file with more than the
+            default is decoded by those who allow it.
 
     Raises:
-        ValueError: another kind of image, or limits that cannot be met.
+        ValueError: another kind of image, too much metadata, or limits that cannot be met.
 
     Warns:
         QualityWarning: a limit does not let ``min_psnr`` be reached.
@@ -111,6 +125,7 @@ def encode(
             min_psnr,
             device,
             progress,
+            max_metadata,
         )
     ).data
 
@@ -126,13 +141,14 @@ def encode_measured(
     bpp: float | None = None,
     min_psnr: float | None = None,
     progress: Progress | None = None,
+    max_metadata: int = MAX_METADATA,
 ) -> Encoded:
     """:func:`encode`, with its arguments, and how good the picture is.
 
     That takes a pass of the network more where the file is not exact.
     """
     options = (seed, arithmetic, stages, max_bytes, bpp, min_psnr, "cpu", progress)
-    return _encode(image, codec, *options, measured=True)
+    return _encode(image, codec, *options, max_metadata, measured=True)
 
 
 @torch.no_grad()
@@ -147,15 +163,25 @@ def _encode(
     min_psnr: float | None,
     device: str,
     progress: Progress | None,
+    max_metadata: int,
     measured: bool = False,
 ) -> Encoded:
     if 0 in image.size:
         raise ValueError(f"expected a picture, got {image.width} x {image.height} pixels")
-    parts = take_apart(image)
-    height, width = parts.levels.shape[:2]
+    planes = to_planes(image)
+    described = _described(image, planes)
+    check_metadata(
+        described["icc_profile"],
+        described["exif"],
+        max_metadata,
+        "remove it from the picture, or raise the limit (--max-metadata)",
+    )
+    height, width = planes.levels.shape[:2]
     codec = open_codec(model, device) if isinstance(model, str) else model
     arithmetic = arithmetic or codec.arithmetics[0]
     net = codec.computing_in(arithmetic)
+    limit = byte_limit(image.size, max_bytes, bpp)
+    is_limited = stages is not None or limit < NO_LIMIT or min_psnr is not None
     stages = net.n_stages if stages is None else stages
     if not 1 <= stages <= net.n_stages:
         raise ValueError(
@@ -164,11 +190,14 @@ def _encode(
         )
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
-    limit = byte_limit(image.size, max_bytes, bpp)
     if min_psnr is not None and not min_psnr > 0:
         raise ValueError(f"min_psnr must be positive, got {min_psnr}")
 
-    levels = torch.from_numpy(parts.levels).permute(2, 0, 1)[None].to(net.device)
+    stream = None
+    # files of other models are made to measure these
+    if not is_limited and codec.name == DEFAULT_MODEL and is_graphic(planes.levels):
+        stream = encode_webp(planes.levels, planes.alpha, quick=True)
+    levels = torch.from_numpy(planes.levels).permute(2, 0, 1)[None].to(net.device)
     wanted = math.inf if min_psnr is None else min_psnr
     expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
     expected += measured and min_psnr is None and stages < net.n_stages
@@ -177,6 +206,11 @@ def _encode(
     encoder, reached = Encoder(levels, seed, net.portable), 0.0
     last: list[Any] = []  # what is known after the last stages
     for known in net.walk(encoder, stages, passes):
+        if stream:
+            n_bytes = sum(map(len, encoder.strings())) + len(planes.alpha_png)
+            if len(stream) < STORED_SHARE * n_bytes:  # whatever the stages to come take
+                passes.end()
+                return _stored(planes, described)
         last = [*last, known] if measured else []
         if min_psnr is not None:
             reached = psnr(known)
@@ -190,16 +224,11 @@ def _encode(
     header = Header(
         model=codec.name,
         digest=codec.digest,
-        size=(width, height),
         seed=seed,
         arithmetic=arithmetic,
         lengths=tuple(map(len, strings)),
-        colour=parts.colour,
-        palette=parts.palette,
-        orientation=orientation(image),
-        icc_profile=image.info.get("icc_profile") or b"",
-        alpha=parts.alpha,
-        exif=exif_block(image),
+        alpha=planes.alpha_png,
+        **described,
     )
     n_bytes = room(header, limit)
     if min_psnr is not None and (reached >= wanted or n_bytes < sum(header.lengths)):
@@ -224,6 +253,37 @@ def _encode(
         quality = psnr(at_its_end[0]) if at_its_end else None
     passes.end()
     return Encoded(data, header, whole, share, exact, quality)
+
+
+def _described(image: Image.Image, planes: Planes) -> dict[str, Any]:
+    """What a header says of a picture, however it is coded."""
+    return {
+        "size": image.size,
+        "colour": planes.colour,
+        "palette": planes.palette,
+        "transparency": planes.transparency,
+        "orientation": exif.orientation_of(image),
+        "icc_profile": Metadata.of(image.info.get("icc_profile") or b""),
+        "exif": Metadata.of(exif.block_of(image)),
+    }
+
+
+def _stored(planes: Planes, described: dict[str, Any]) -> Encoded:
+    """The file with a lossless WebP stream."""
+    alpha = None if planes.colour == "P" else planes.alpha
+    stream = encode_webp(planes.levels, alpha)
+    assert stream is not None  # for there was a quick one
+    header = Header(
+        model="",
+        digest=b"",
+        seed=0,
+        arithmetic="integer",
+        lengths=(len(stream),),
+        storage="WebP",
+        webp_alpha=alpha is not None,
+        **described,
+    )
+    return Encoded(pack_header(header) + stream, header, 1, 0.0, True, math.inf)
 
 
 def _psnr(net: ProgressiveModel[Any], levels: Tensor, seed: int, known: Any) -> float:

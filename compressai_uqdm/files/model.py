@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from ..errors import DamagedFileError
 from ..identity import digest
 from ..models.base import ProgressiveModel
 from ..models.checkpoint import SAVED
@@ -15,9 +16,9 @@ from ..models.cosine import CosineUQDM
 from ..models.families import open_checkpoint
 from ..models.uqdm import UQDM
 from ..zoo import RECIPES, find_in_repository, is_repository
-from .header import Arithmetic
+from .header import Arithmetic, Header
 
-__all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "open_codec"]
+__all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "codec_of", "open_codec"]
 
 DEFAULT_MODEL = "uqdm-photo"
 
@@ -73,21 +74,99 @@ def _from_file(path: Path) -> UQDM | CosineUQDM:
     return net
 
 
-@functools.lru_cache(maxsize=2)
-def open_codec(model: str, device: str = "cpu") -> Codec:
-    """A model by its name in the zoo, the path of its checkpoint, or its repository.
+def codec_of(
+    header: Header, model: str | Codec | None = None, device: str = "cpu"
+) -> Codec:
+    """Open the model that decodes a file.
+
+    A file must not make a program fetch or open anything. So the name in its header is
+    followed only where it is that of a model in the package, or of a published one whose
+    digest is known and whose weights are on this machine already. Every other model has
+    to be named by the user.
+
+    Args:
+        header: the file's.
+        model: a model that the user named, as of :func:`open_codec`, or an open one.
+        device: device of the network.
+
+    Raises:
+        FileNotFoundError: the user must name the model, or its weights are missing.
+        DamagedFileError: the file was encoded with other weights, more stages or another
+            arithmetic than the model has.
+    """
+    if isinstance(model, Codec):
+        codec = model
+    elif model is not None:
+        codec = open_codec(model, device)
+    else:
+        codec = open_codec(_trusted_name(header.model), device, download=False)
+    if codec.digest != header.digest:
+        raise DamagedFileError(
+            f"the file was encoded with other weights or tables of {header.model}: "
+            f"their digest is {header.digest.hex()}, here it is {codec.digest.hex()}. "
+            "Give those (--model, or compressai_uqdm.load(model=...))"
+        )
+    if header.arithmetic not in codec.arithmetics:
+        raise DamagedFileError(
+            f"the file was encoded in {header.arithmetic} arithmetic, and {codec.name} "
+            f"computes in {' or '.join(codec.arithmetics)}"
+        )
+    if len(header.lengths) > codec.net.n_stages:
+        raise DamagedFileError(
+            f"the file has {len(header.lengths)} stages, its model {codec.net.n_stages}"
+        )
+    width, height = header.size
+    if header.lengths[0] < (least := codec.net.least_bytes((height, width))):
+        raise DamagedFileError(
+            f"the header is damaged: stage 1 of a picture of {width} x {height} pixels "
+            f"takes {least} bytes or more, not {header.lengths[0]}"
+        )
+    return codec
+
+
+def _trusted_name(name: str) -> str:
+    """The name of a model in a header, where a file may choose that model.
+
+    Raises:
+        FileNotFoundError: it may not.
+    """
+    if name not in NAMES:
+        hub = f"; {name} may be on the Hub" * is_repository(name)
+        raise FileNotFoundError(
+            f"the file was encoded with a model {name!r} that is not in the zoo: give its "
+            f"checkpoint or repository (--model, or compressai_uqdm.load(model=...)){hub}"
+        )
+    if not RECIPES[name].is_verified:
+        raise FileNotFoundError(
+            f"the file was encoded with {name}, whose weights are not in the package and "
+            f"have no known digest: if you trust them, give --model {name}, or "
+            f'compressai_uqdm.load(model="{name}")'
+        )
+    return name
+
+
+def open_codec(model: str, device: str = "cpu", download: bool = True) -> Codec:
+    """Open a model by its name in the zoo, the path of its checkpoint, or its repository.
 
     Args:
         model: one of these; a repository of the Hugging Face Hub is that of a model that
             was pushed to it, such as ``someone/some-uqdm``.
-        device: where it is to be.
+        device: device of the network.
+        download: whether weights may be fetched that are not on this machine.
 
     Raises:
         FileNotFoundError: there are no weights of that name.
         ValueError: they are of no UQDM.
     """
+    if model in NAMES and RECIPES[model].is_packaged:
+        download = False  # the same model whoever asks
+    return _open(model, device, download)
+
+
+@functools.lru_cache(maxsize=2)
+def _open(model: str, device: str, download: bool) -> Codec:
     if model in NAMES:
-        net: Any = RECIPES[model].load()
+        net: Any = RECIPES[model].load(download=download)
     elif Path(model).exists():
         net, model = _from_file(Path(model)), Path(model).name
     elif is_repository(model):

@@ -1,55 +1,61 @@
 """Pillow's pictures as levels of red, green and blue, and back."""
 
+import functools
 import io
 import re
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from ..errors import DamagedFileError
+from . import exif
 from .header import Colour, Header
+from .png import bare_png
 
-__all__ = [
-    "Parts",
-    "describe",
-    "exif_block",
-    "orientation",
-    "put_together",
-    "take_apart",
-]
-
-EXIF_PREFIX = b"Exif\0\0"
-"""What stands before EXIF in some kinds of files."""
+__all__ = ["Planes", "describe", "from_planes", "to_planes"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Planes:
     """What is coded of a picture.
 
     Args:
-        levels: uint8 ``[H, W, 3]``.
+        levels: RGB, uint8 ``[H, W, 3]``.
         colour: the mode to restore, but for the alpha channel.
-        palette: its colours, 3 bytes each, where it has a palette.
-        alpha: a grayscale PNG of its alpha channel, or nothing where all is opaque.
+        palette: RGB of each colour, where the picture has a palette.
+        transparency: opacity, 0..255, of each colour of the palette, where not all of
+            them are opaque.
+        alpha: opacity of each pixel, uint8 ``[H, W]``, where not all are opaque.
     """
 
     levels: np.ndarray
     colour: Colour
     palette: bytes = b""
-    alpha: bytes = b""
+    transparency: bytes = b""
+    alpha: np.ndarray | None = None
+
+    @functools.cached_property
+    def alpha_png(self) -> bytes:
+        """The alpha channel as a grayscale PNG, or nothing."""
+        if self.alpha is None:
+            return b""
+        file = io.BytesIO()
+        Image.fromarray(self.alpha).save(file, "PNG", optimize=True)
+        return file.getvalue()
 
 
-def take_apart(image: Image.Image) -> Parts:
-    """The parts of a picture.
+def to_planes(image: Image.Image) -> Planes:
+    """Take a picture apart.
 
-    A palette or one colour that is transparent is a kind of alpha channel: such a picture
-    comes back with one. An opaque channel is dropped.
+    One colour that is transparent is a kind of alpha channel: a picture in RGB or
+    grayscale comes back with one. An opaque channel is dropped.
 
     Raises:
-        ValueError: it has more than 8 bits, other colours, or several frames.
+        ValueError: the picture has more than 8 bits, other colours, or several frames.
     """
     # the second picture of a camera's MPO is a smaller copy, or of the depth
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
@@ -57,9 +63,7 @@ def take_apart(image: Image.Image) -> Parts:
         raise ValueError(
             f"expected one picture, got {frames} frames. Save one of them alone first"
         )
-    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    # BGR;16 has 5 or 6 bits per channel
-    if image.mode[0] in "IF" or re.search(r"(?<!BGR);(16|32)", stored):
+    if image.mode[0] in "IF" or _is_deep(image):
         raise ValueError(
             "expected 8 bits per channel, got a picture with more "
             f"(mode {image.mode}). Convert it to 8 bits first"
@@ -69,121 +73,210 @@ def take_apart(image: Image.Image) -> Parts:
             "expected a picture in RGB, grayscale or with a palette, got mode "
             f'{image.mode}. Convert it first, as with convert("RGB")'
         )
+    alpha = None
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            colour: Colour = "L" if image.mode in ("L", "LA", "1") else "RGB"
-            return Parts(np.array(rgba)[..., :3], colour, alpha=_png(alpha))
-        image = image.convert(image.mode.removesuffix("A"))
-        image.info.pop("transparency", None)
-    if image.mode != "P":
-        colours: dict[str, Colour] = {"RGB": "RGB", "L": "L", "1": "1"}
-        return Parts(np.array(image.convert("RGB")), colours[image.mode])
-    # indexes beyond the palette are black
+        channel = image.convert("RGBA").getchannel("A")
+        if channel.getextrema() != (255, 255):
+            alpha = np.array(channel)
+    if image.mode == "PA" and alpha is None:
+        image = image.convert("P")
+    if image.mode == "P" and (planes := _with_palette(image, alpha)):
+        return planes
+    colour: Colour = "L" if image.mode in ("L", "LA") else "RGB"
+    if image.mode == "1":
+        colour = "1" if alpha is None else "L"
+    if alpha is not None:  # without it, the levels of transparent pixels would be lost
+        return Planes(np.array(image.convert("RGBA"))[..., :3], colour, alpha=alpha)
+    return Planes(np.array(image.convert(colour).convert("RGB")), colour)
+
+
+def _with_palette(image: Image.Image, alpha: np.ndarray | None) -> Planes | None:
+    """The same of a picture with a palette, or None where that lacks its transparency."""
     indexes, palette = np.array(image), bytes(image.getpalette("RGB") or b"")
+    # indexes beyond the palette are black
     palette = palette.ljust(3 * (int(indexes.max()) + 1), b"\0")
-    levels = np.frombuffer(palette, np.uint8).reshape(-1, 3)[indexes]
-    return Parts(levels, "P", palette)
+    transparency = b""
+    if alpha is not None:
+        given = image.info.get("transparency")
+        if isinstance(given, int):
+            given = bytes([255] * given + [0])
+        if not isinstance(given, bytes):
+            given = bytes(image.getpalette("RGBA") or b"")[3::4]
+        transparency = given[: len(palette) // 3]
+        opacity = np.frombuffer(transparency.ljust(256, b"\xff"), np.uint8)
+        if not np.array_equal(opacity[indexes], alpha):
+            return None
+    return Planes(distinct_colours(palette)[indexes], "P", palette, transparency, alpha)
 
 
-def put_together(levels: np.ndarray, header: Header, exact: bool) -> Image.Image:
-    """The inverse; a picture that is not exact keeps its shades."""
-    if header.colour == "RGB" or (header.colour == "P" and not exact):
-        image = Image.fromarray(levels)
-    elif header.colour == "P":
+def from_planes(
+    levels: np.ndarray, header: Header, exact: bool, alpha: np.ndarray | None = None
+) -> Image.Image:
+    """Put a picture together again; one that is not exact keeps its shades.
+
+    Args:
+        levels: RGB, uint8 ``[H, W, 3]``.
+        header: the file's.
+        exact: whether the levels are those of the original.
+        alpha: opacity of each pixel, where it was coded with the levels.
+
+    Raises:
+        DamagedFileError: header and levels contradict each other.
+    """
+    if header.alpha:
+        alpha = _read_alpha(header)
+    if header.colour == "P" and exact:
         image = Image.fromarray(_indexes(levels, header.palette))
         image.putpalette(header.palette)
+        alpha = None  # the palette has it
+    elif header.colour in ("RGB", "P"):
+        image = Image.fromarray(levels)
     else:
         gray = np.rint(levels.mean(-1)).astype(np.uint8)
         if exact and (levels != gray[..., None]).any():
-            raise DamagedFileError("the picture has colours where the header tells of none")
+            raise DamagedFileError("the picture has colours where the header says gray")
         if header.colour == "1" and exact and not np.isin(gray, (0, 255)).all():
-            raise DamagedFileError("the picture has grays where the header tells of none")
+            raise DamagedFileError(
+                "the picture has grays where the header says black and white"
+            )
         image = Image.fromarray(gray)
         if header.colour == "1" and exact:
             image = image.convert("1", dither=Image.Dither.NONE)
-    if header.alpha:
-        image.putalpha(_alpha(header))
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
     describe(image, header)
     return image
 
 
 def describe(image: Image.Image, header: Header) -> None:
-    """Give a picture the ICC profile and the EXIF that a header tells of."""
+    """Give a picture the ICC profile, the EXIF and the transparency of its file."""
     if header.icc_profile:
-        image.info["icc_profile"] = header.icc_profile
-    if header.exif:
-        image.info["exif"] = EXIF_PREFIX + header.exif
-        try:
-            image.getexif()
-        except Exception as error:  # Pillow's are of many kinds
-            raise DamagedFileError(f"the EXIF cannot be read: {error}") from error
-    if orientation(image) != header.orientation:
-        image.getexif()[ExifTags.Base.Orientation] = header.orientation
-        image.info["exif"] = image.getexif().tobytes()
+        image.info["icc_profile"] = header.icc_profile.unpack()
+    block = exif.without_prefix(header.exif.unpack())
+    if exif.read_orientation(block) != header.orientation:
+        block = exif.with_orientation(block, header.orientation)
+    if block:
+        image.info["exif"] = exif.PREFIX + block
+    if image.mode == "P" and header.transparency:
+        image.info["transparency"] = _transparency(header.transparency)
 
 
-def _png(alpha: Image.Image) -> bytes:
-    file = io.BytesIO()
-    alpha.save(file, "PNG", optimize=True)
-    return file.getvalue()
+def _transparency(entries: bytes) -> int | bytes:
+    """As Pillow has it: the index of the one transparent colour, or all opacities."""
+    if set(entries[:-1]) <= {255} and entries[-1] == 0:
+        return len(entries) - 1
+    return entries
 
 
-def _alpha(header: Header) -> Image.Image:
+def _read_alpha(header: Header) -> np.ndarray:
     try:
         # not Image.open, which has a limit of its own
-        image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(header.alpha))
+        image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(bare_png(header.alpha)))
         if image.mode == "L" and image.size == header.size:  # before it takes memory
-            image.load()
-            return image
+            return np.array(image)
         found = f"{image.width} x {image.height} pixels in mode {image.mode}"
     except Exception as error:  # Pillow's are of many kinds
         found = f"{type(error).__name__}: {error}"
     raise DamagedFileError(f"the alpha channel is not that of the picture: {found}")
 
 
+# ---- depth ----
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits per channel where Pillow's mode has 8.
+
+    Pillow keeps what tells it until the picture is loaded, and in some formats only the
+    file itself tells it.
+    """
+    for codec, _, _, args in getattr(image, "tile", ()):
+        if codec == "SGI16":
+            return True
+        if codec in ("ppm", "ppm_plain") and args[-1] > 255:
+            return True
+        # BGR;16 has 5 or 6 bits per channel
+        if re.search(r"(?<!BGR);(10|12|14|16|24|32|64)", str(args)):
+            return True
+    depth = image.info.get("bit_depth")  # of pillow-heif
+    if isinstance(depth, int) and depth > 8:
+        return True
+    if image.format == "JPEG2000":
+        return _largest_depth(_file_of(image), b"\xff\x4f\xff\x51", _jpeg_2000_depth) > 8
+    if image.format == "AVIF":
+        return _largest_depth(_file_of(image), b"av1C", _av1_depth) > 8
+    return False
+
+
+def _file_of(image: Image.Image) -> bytes:
+    """All of the file that a picture was opened from, while that is open."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return b""
+    at = file.tell()
+    file.seek(0)
+    try:
+        return bytes(file.read())
+    finally:
+        file.seek(at)
+
+
+def _largest_depth(data: bytes, marker: bytes, depth: Callable[[bytes], int]) -> int:
+    """Bits per channel by what follows the first of these markers, or 0."""
+    at = data.find(marker)
+    if at < 0:
+        return 0
+    try:
+        return depth(data[at + len(marker) :][: 1 << 16])
+    except IndexError:  # Pillow will say what is wrong with the file
+        return 0
+
+
+def _jpeg_2000_depth(segment: bytes) -> int:
+    # SIZ (ISO 15444-1, A.5.1): 36 bytes, the number of components, three bytes of each
+    count = int.from_bytes(segment[36:38], "big")
+    return max((1 + (segment[38 + 3 * i] & 127) for i in range(count)), default=0)
+
+
+def _av1_depth(box: bytes) -> int:
+    # AV1CodecConfigurationRecord: high_bitdepth and twelve_bit are bits of its third byte
+    return 12 if box[2] & 0x20 else 10 if box[2] & 0x40 else 8
+
+
+# ---- palettes ----
+
+
+def distinct_colours(palette: bytes) -> np.ndarray:
+    """Return the colours that a picture with a palette is coded in, uint8 ``[n, 3]``.
+
+    They are those of the palette, but a colour that has an earlier index as well is
+    replaced by a near one that the palette lacks: so every index has a colour of its own,
+    and comes back. ``docs/format.md`` has the rule.
+    """
+    numbers = np.frombuffer(palette, np.uint8).reshape(-1, 3) @ [1 << 16, 1 << 8, 1]
+    taken, seen = set(numbers.tolist()), set[int]()
+    for i, number in enumerate(numbers.tolist()):
+        step = 0
+        while number in seen or (step and number in taken):
+            step += 1
+            number = int(numbers[i]) ^ _interleaved(step)
+        numbers[i] = number
+        seen.add(number)
+        taken.add(number)
+    return np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], -1).astype(np.uint8)
+
+
+def _interleaved(number: int) -> int:
+    """Bits of a number dealt in turn to blue, green and red, the lowest first."""
+    return sum((number >> i & 1) << i // 3 + 8 * (i % 3) for i in range(24))
+
+
 def _indexes(levels: np.ndarray, palette: bytes) -> np.ndarray:
     weights = np.array([1 << 16, 1 << 8, 1])
-    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3) @ weights
-    unique, first = np.unique(colours, return_index=True)
+    colours = distinct_colours(palette) @ weights
+    order = np.argsort(colours)
     wanted = levels @ weights
-    place = np.searchsorted(unique, wanted).clip(0, len(unique) - 1)
-    if not np.array_equal(unique[place], wanted):
+    place = np.searchsorted(colours, wanted, sorter=order).clip(0, len(colours) - 1)
+    found = order[place]
+    if not np.array_equal(colours[found], wanted):
         raise DamagedFileError("the palette is not that of the picture")
-    return first[place].astype(np.uint8)
-
-
-# ---- EXIF ----
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8, of a picture."""
-    found = _exif(image).get(ExifTags.Base.Orientation, 1)
-    return found if found in range(1, 9) else 1
-
-
-def exif_block(image: Image.Image) -> bytes:
-    """The EXIF of a picture, as it stands in its file, or nothing.
-
-    Of a TIFF, whose own tags these are, there is none, and none where it says nothing
-    beyond the orientation.
-    """
-    raw = image.info.get("exif") or b""
-    exif = _exif(image)
-    in_file = Image.Exif()
-    if not set(exif) - {ExifTags.Base.Orientation} or image.format == "TIFF":
-        return b""
-    if raw:
-        in_file.load(raw)
-    # what a program has changed since stands in the picture's Exif alone
-    block: bytes = raw if dict(in_file) == dict(exif) else exif.tobytes()
-    return block.removeprefix(EXIF_PREFIX)
-
-
-def _exif(image: Image.Image) -> Image.Exif:
-    """What can be read: an empty one where it is damaged."""
-    try:
-        return image.getexif()
-    except Exception:  # Pillow's are of many kinds
-        return Image.Exif()
+    return found.astype(np.uint8)

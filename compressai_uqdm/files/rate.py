@@ -89,7 +89,8 @@ def truncate(
 
     Raises:
         DamagedFileError: the header is not whole.
-        ValueError: it alone is larger, or an argument is none of these.
+        ValueError: the file has no coarser pictures, its header alone is larger, or an
+            argument is none of these.
     """
     found = parse_header(data, max_pixels=1 << 70)
     if found is None:
@@ -99,4 +100,9 @@ def truncate(
         raise ValueError(f"stages must be at least 1, got {stages}")
     limit = byte_limit(header.size, max_bytes, bpp)
     _check_limit(limit, start)
-    return data[: min(limit, start + sum(header.lengths[:stages]))]
+    if header.storage == "WebP" and limit < start + sum(header.lengths):
+        raise ValueError(
+            "the file holds a lossless WebP stream, which has no coarser pictures: encode "
+            "the picture again, with this limit"
+        )
+    return data[: min(limit, start + min(sum(header.lengths[:stages]), header.as_made))]

@@ -5,22 +5,22 @@ later without another version. A decoder may skip those it does not know whose t
 64 and up; without the others there is no right picture.
 """
 
-import zlib
-
 from ..errors import DamagedFileError
 from ..identity import DIGEST_BYTES
 from ..varint import read_varint, varint
-from .header import ARITHMETICS, COLOURS, Header
+from .header import ARITHMETICS, COLOURS, Header, Metadata, Storage
 
 __all__ = ["VERSION", "pack", "parse"]
 
 VERSION = 2
 
 MAX_STAGES = 64
+MAX_FIELDS = 256
 MAX_INFLATED = 1 << 24
 
 _PALETTE = 1
 _ALPHA = 2
+_TRANSPARENCY = 4
 _MAY_BE_SKIPPED = 64
 _ICC_PROFILE = 64
 _ORIENTATION = 65
@@ -35,59 +35,77 @@ def pack(header: Header) -> bytes:
         ValueError: the model's name is too long, or empty; the ICC profile or the EXIF
             block is too long.
     """
-    name = header.model.encode()
-    if not 1 <= len(name) <= 255:
-        raise ValueError(f"a model's name has 1 to 255 bytes, got {header.model!r}")
+    kind = COLOURS.index(header.colour) << 2
+    if header.storage == "WebP":  # no model's name, so nothing that belongs to a model
+        start = varint(0) + bytes([kind | header.webp_alpha])
+        numbers = [*header.size, *header.lengths]
+    else:
+        name = header.model.encode()
+        if not 1 <= len(name) <= 255:
+            raise ValueError(f"a model's name has 1 to 255 bytes, got {header.model!r}")
+        kind |= ARITHMETICS.index(header.arithmetic)
+        start = varint(len(name)) + name + header.digest + bytes([kind])
+        numbers = [*header.size, header.seed, len(header.lengths), *header.lengths]
     fields = []
     if header.colour == "P":
         fields.append((_PALETTE, header.palette))
+    if header.transparency:
+        fields.append((_TRANSPARENCY, header.transparency))
     if header.alpha:
         fields.append((_ALPHA, header.alpha))
     if header.icc_profile:
-        fields.append((_ICC_PROFILE, _deflate("ICC profile", header.icc_profile)))
+        fields.append((_ICC_PROFILE, _packed("ICC profile", header.icc_profile)))
     if header.orientation != 1:
         fields.append((_ORIENTATION, bytes([header.orientation])))
     if header.exif:
-        fields.append((_EXIF, _deflate("EXIF block", header.exif)))
+        fields.append((_EXIF, _packed("EXIF block", header.exif)))
     if header.limited_to is not None:
         fields.append((_LIMITED_TO, varint(header.limited_to)))
-    kind = ARITHMETICS.index(header.arithmetic) | COLOURS.index(header.colour) << 2
-    return b"".join(
-        [
-            varint(len(name)),
-            name,
-            header.digest,
-            bytes([kind]),
-            *map(varint, (*header.size, header.seed)),
-            *map(varint, (len(header.lengths), *header.lengths)),
-            *(varint(tag) + varint(len(data)) + data for tag, data in fields),
-        ]
-    )
+    packed = [varint(tag) + varint(len(data)) + data for tag, data in fields]
+    return b"".join([start, *map(varint, numbers), *packed])
 
 
 def parse(body: bytes) -> Header:
     """Inverse of :func:`pack`.
 
+    Metadata stays packed: to parse a header takes no longer than its bytes say.
+
     Raises:
-        DamagedStringError, IndexError, UnicodeDecodeError or zlib.error: the bytes are
-            no such header.
+        DamagedStringError or UnicodeDecodeError: the bytes are no such header.
     """
     reader = _Reader(body)
-    model = reader.take(reader.number()).decode()
-    digest = reader.take(DIGEST_BYTES)
+    name_length = reader.number()
+    _check(name_length <= 255, f"a model's name of {name_length} bytes")
+    model = reader.take(name_length).decode()
+    storage: Storage = "stages" if model else "WebP"
+    digest = reader.take(DIGEST_BYTES) if model else b""
     (kind,) = reader.take(1)
-    width, height, seed = reader.number(), reader.number(), reader.number()
-    n_stages = reader.number()
-    _check(1 <= n_stages <= MAX_STAGES, f"{n_stages} stages")
+    _check(kind >> 2 < len(COLOURS), f"the kind {kind}")
+    colour, low = COLOURS[kind >> 2], kind & 3
+    width, height = reader.number(), reader.number()
+    if model:
+        _check(low < len(ARITHMETICS), f"the kind {kind}")
+        arithmetic, webp_alpha, seed = ARITHMETICS[low], False, reader.number()
+        n_stages = reader.number()
+        _check(1 <= n_stages <= MAX_STAGES, f"{n_stages} stages")
+    else:
+        _check(low == 0 or (low == 1 and colour in ("RGB", "L")), f"the kind {kind}")
+        arithmetic, webp_alpha, seed, n_stages = ARITHMETICS[-1], bool(low), 0, 1
     lengths = tuple(reader.number() for _ in range(n_stages))
-    _check(kind & 3 < len(ARITHMETICS) and kind >> 2 < len(COLOURS), f"the kind {kind}")
-    arithmetic, colour = ARITHMETICS[kind & 3], COLOURS[kind >> 2]
     fields = reader.fields()
 
     _check(width >= 1 and height >= 1, f"a picture of {width} x {height} pixels")
     _check(seed < 1 << 32, f"the seed {seed}")
-    _check(model.isprintable() and model != "", "a name that cannot be printed")
-    known = {_PALETTE, _ALPHA, _ICC_PROFILE, _ORIENTATION, _EXIF, _LIMITED_TO}
+    _check(model.isprintable(), "a name that cannot be printed")
+    known = {
+        _PALETTE,
+        _ALPHA,
+        _TRANSPARENCY,
+        _ICC_PROFILE,
+        _ORIENTATION,
+        _EXIF,
+        _LIMITED_TO,
+    }
     needed = sorted(tag for tag in fields if tag < _MAY_BE_SKIPPED and tag not in known)
     if needed:
         raise DamagedFileError(
@@ -98,7 +116,16 @@ def parse(body: bytes) -> Header:
     _check((colour == "P") == (_PALETTE in fields), "a palette where there is none")
     _check(len(palette) % 3 == 0 and len(palette) <= 768, "a palette of no whole colours")
     _check(colour != "P" or palette != b"", "a palette without colours")
-    _check(colour in ("RGB", "L") or _ALPHA not in fields, "alpha where there is none")
+    transparency = fields.get(_TRANSPARENCY, b"")
+    _check(
+        len(transparency) <= len(palette) // 3 and fields.get(_TRANSPARENCY) != b"",
+        "transparency of colours that are not there",
+    )
+    _check(
+        _ALPHA not in fields
+        or (bool(model) and (colour in ("RGB", "L") or bool(transparency))),
+        "alpha where there is none",
+    )
     _check(fields.get(_ALPHA) != b"", "an alpha channel without bytes")
     orientation = fields.get(_ORIENTATION, b"\1")
     _check(len(orientation) == 1 and 1 <= orientation[0] <= 8, "no orientation")
@@ -118,16 +145,19 @@ def parse(body: bytes) -> Header:
         colour=colour,
         palette=palette,
         orientation=orientation[0],
-        icc_profile=_inflate("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
+        icc_profile=_metadata("ICC profile", fields.get(_ICC_PROFILE, b"\0")),
         alpha=fields.get(_ALPHA, b""),
-        exif=_inflate("EXIF block", fields.get(_EXIF, b"\0")),
+        exif=_metadata("EXIF block", fields.get(_EXIF, b"\0")),
         limited_to=limited_to,
+        storage=storage,
+        transparency=transparency,
+        webp_alpha=webp_alpha,
     )
 
 
 def _check(is_sound: bool, what: str) -> None:
     if not is_sound:
-        raise DamagedFileError(f"it tells of {what}")
+        raise DamagedFileError(f"the header is damaged: it tells of {what}")
 
 
 class _Reader:
@@ -142,7 +172,7 @@ class _Reader:
 
     def take(self, n: int) -> bytes:
         if self.at + n > len(self.data):
-            raise DamagedFileError(f"{n} bytes are missing")
+            raise DamagedFileError(f"the header is damaged: {n} bytes are missing")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -151,28 +181,23 @@ class _Reader:
         while self.at < len(self.data):
             tag = self.number()
             _check(tag not in found, f"the field {tag} twice")
+            _check(len(found) < MAX_FIELDS, f"more than {MAX_FIELDS} fields")
             found[tag] = self.take(self.number())
         return found
 
 
-def _deflate(what: str, data: bytes) -> bytes:
-    """Its length, and what zlib makes of it."""
-    if len(data) > MAX_INFLATED:
+def _packed(what: str, block: Metadata) -> bytes:
+    """Its length, and its zlib stream."""
+    if block.size > MAX_INFLATED:
         raise ValueError(
-            f"the picture has an {what} of {len(data)} bytes, more than the limit of "
+            f"the picture has an {what} of {block.size} bytes, more than the limit of "
             f"{MAX_INFLATED}: remove it first"
         )
-    return varint(len(data)) + zlib.compress(data, 9)
+    return varint(block.size) + block.deflated
 
 
-def _inflate(what: str, data: bytes) -> bytes:
-    """Inverse of :func:`_deflate`."""
-    length, at = read_varint(data, 0)
-    _check(length <= MAX_INFLATED, f"an {what} of {length} bytes")
-    if not length and at == len(data):
-        return b""
-    decompressor = zlib.decompressobj()
-    inflated = decompressor.decompress(data[at:], length + 1)
-    sound = len(inflated) == length and decompressor.eof and not decompressor.unused_data
-    _check(sound, f"an {what} of another length")
-    return inflated
+def _metadata(what: str, data: bytes) -> Metadata:
+    """Inverse of :func:`_packed`."""
+    size, at = read_varint(data, 0)
+    _check(size <= MAX_INFLATED, f"an {what} of {size} bytes")
+    return Metadata(size, data[at:])

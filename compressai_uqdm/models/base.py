@@ -91,6 +91,14 @@ class ProgressiveModel(
         """How often the network runs to code so many stages, and to make a picture."""
         raise NotImplementedError
 
+    def least_bytes(self, size: tuple[int, int]) -> int:
+        """Return a number of bytes that the first stage of every image exceeds.
+
+        Args:
+            size: (H, W).
+        """
+        return 0
+
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> L:

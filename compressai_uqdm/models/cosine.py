@@ -30,6 +30,7 @@ from ..denoisers.picture import PictureNetwork
 from ..entropy_models.checkerboard import Checkerboard
 from ..entropy_models.integer import bands
 from ..entropy_models.latents.cosine import CosineConditional, Known
+from ..entropy_models.lattice import least_bytes
 from ..entropy_models.nested import (
     MAX_RATIO,
     NestedGrid,
@@ -134,7 +135,8 @@ class CosineLatent:
     Attributes:
         size: (H, W).
         board: their blocks, of which what is known has a row each.
-        grids: cells of every stage that is still to come, on the CPU.
+        grids: cells of every stage that is still to come, on the CPU; empty until the first
+            stage needs them.
         stages: number of stages that are known.
         known: what the last of them says of the coefficients.
         finest: cells of the finest grid that hold them, where the images are there.
@@ -239,8 +241,14 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     ) -> CosineLatent:
         B, _, H, W = shape
         board = Checkerboard(B, n_blocks(H), n_blocks(W))
-        grids = draw_grids(self.config.widths, board, seed)
-        return CosineLatent((H, W), board, grids, progress=progress)
+        return CosineLatent((H, W), board, [], progress=progress)
+
+    def least_bytes(self, size: tuple[int, int]) -> int:
+        # the first coefficient of half of the blocks, if the model codes it
+        if not self._prior(0).codes_first(self.config.widths[0], self.config.thresholds[0]):
+            return 0
+        H, W = size
+        return least_bytes(n_blocks(H) * n_blocks(W) // 2)
 
     def settle(
         self, before: CosineLatent, latent: CosineLatent, n_decoded: int
@@ -254,13 +262,24 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         if stages == self.n_stages:
             return self._code_pixels(latent, coder)
         prior = self._prior(latent.stages)
-        threshold, (grid, *later) = self.config.thresholds[latent.stages], latent.grids
+        threshold = self.config.thresholds[latent.stages]
+        draw = functools.partial(draw_grids, self.config.widths, latent.board, coder.seed)
+
+        def grid() -> NestedGrid:
+            latent.grids = latent.grids or draw()
+            return latent.grids[0]
+
         finest = latent.finest
         if finest is None and coder.levels is not None:
+            grid()
             finest = self._finest(coder.levels, latent)
+        # a damaged stream ends within the first coefficient of all blocks, before the grids
+        # of the others take memory
+        first = latent.grids[0] if latent.grids else draw(1)[0]
         known = prior.code(
-            coder.symbols, latent.board, grid, threshold, latent.known, finest
+            coder.symbols, latent.board, first, grid, threshold, latent.known, finest
         )
+        later = latent.grids[1:]
         cells = torch.where(known.sent, known.cells, 0)
         coder.end_stage(stages, latent.board.planes(cells).numpy())
         if latent.progress:

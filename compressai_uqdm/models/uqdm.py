@@ -21,6 +21,7 @@ from ..entropy_models.contexts import read_contexts
 from ..entropy_models.latents import LATENT_PRIORS
 from ..entropy_models.latents.context import ContextConditional
 from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
+from ..entropy_models.lattice import least_bytes
 from ..entropy_models.pixels.interval import IntervalPixels
 from ..entropy_models.randomness import dither, uniform
 from ..identity import Parts, within
@@ -83,6 +84,9 @@ class UQDM(DiffusionModel):
         while len(priors) < config.n_timesteps:
             priors.append(UniformNoiseConditional(config.prior_type))
         self.latent_priors = _list_of(priors)
+
+    def least_bytes(self, size: tuple[int, int]) -> int:
+        return least_bytes(3 * size[0] * size[1])
 
     def advance(self, latent: Latent, coder: Coder) -> Latent:
         """One stage on: the denoiser, the prior, the symbols, the next latent."""

@@ -20,6 +20,7 @@ import functools
 import itertools
 import math
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -411,6 +412,38 @@ class CosineConditional(UniformNoiseConditional):
             (base * (one << SUM_BITS)).round(),
         )
 
+    def _look(
+        self, state: Tensor, channels: slice, group: Group, factors: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Locations and entries of a group, ``[N, n]``, from states of blocks."""
+        points, entries, base = factors
+        scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
+        n = channels.stop - channels.start
+
+        def of(state: Tensor) -> tuple[Tensor, Tensor]:
+            out = group.look(state).double()
+            entry = (out[:, n:] * entries + base[channels]) * scale
+            location = rounded(out[:, :n] * points[channels], scale)
+            return location, rounded(entry.clamp(-0.25, 127.25))
+
+        locations, indexes = zip(*map(of, state.split(AT_ONCE)))
+        return torch.cat(locations), torch.cat(indexes)
+
+    @torch.no_grad()
+    @exact_floats()
+    def codes_first(self, width: int, threshold: float) -> bool:
+        """Whether a first stage codes the first coefficient of every block of one colour.
+
+        Args:
+            width: of the stage's cells, in levels.
+            threshold: as of :meth:`code`.
+        """
+        _, channels, group = self.steps()[0]
+        factors = [f.to(self.spread.device) for f in self._factors(width)]
+        state = torch.zeros(1, self.hidden, dtype=torch.int32, device=self.spread.device)
+        _, index = self._look(state, channels, group, factors)
+        return bool(index[0, 0] >= first_sent(threshold))
+
     def walk(self, width: int, board: Checkerboard, reveal: "Reveal") -> None:
         """Go through the groups.
 
@@ -422,26 +455,15 @@ class CosineConditional(UniformNoiseConditional):
         device = self.spread.device
         # states are exact: they add up to less than 48 times 2^24
         dtype = torch.float64 if torch.is_grad_enabled() else torch.int32
-        states = [
-            torch.zeros(rows.stop - rows.start, self.hidden, dtype=dtype, device=device)
-            for rows in board.colours
-        ]
-        own, cross = ([a.to(device) for a in around] for around in (board.own, board.cross))
-        points, entries, base = (f.to(device) for f in self._factors(width))
-        scale = 2.0 ** -(SUM_BITS + FACTOR_BITS)
+        numbers = [rows.stop - rows.start for rows in board.colours]
+        factors = [f.to(device) for f in self._factors(width)]
+        states: list[Tensor] = []
+        own: list[Tensor] = []
+        cross: list[Tensor] = []
         means = torch.empty(0)
 
-        def look(colour: int, channels: slice, group: Group) -> tuple[Tensor, Tensor]:
-            n = channels.stop - channels.start
-
-            def of(state: Tensor) -> tuple[Tensor, Tensor]:
-                out = group.look(state).double()
-                entry = (out[:, n:] * entries + base[channels]) * scale
-                location = rounded(out[:, :n] * points[channels], scale)
-                return location, rounded(entry.clamp(-0.25, 127.25))
-
-            locations, indexes = zip(*map(of, states[colour].split(AT_ONCE)))
-            return torch.cat(locations), torch.cat(indexes)
+        def zeros(n: int) -> Tensor:
+            return torch.zeros(n, self.hidden, dtype=dtype, device=device)
 
         def spread(colour: int, group: Group, features: Tensor) -> None:
             for name, around, state in (
@@ -455,7 +477,12 @@ class CosineConditional(UniformNoiseConditional):
                     state[some].add_(sums.to(dtype))
 
         for colour, channels, group in self.steps():
-            location, index = look(colour, channels, group)
+            if states:
+                state = states[colour]
+            else:  # all are 0, and so the prior is the same for all blocks
+                state = zeros(numbers[colour] if torch.is_grad_enabled() else 1)
+            found = self._look(state, channels, group, factors)
+            location, index = (x.expand(numbers[colour], -1) for x in found)
             if channels.start < N_COLOURS and colour == 1:
                 # the mean of a block is near that of the four around it
                 weights = rounded(self.neighbours[channels.start], 2.0**WEIGHT_BITS)
@@ -463,13 +490,18 @@ class CosineConditional(UniformNoiseConditional):
                     location + rounded(means @ weights.double() / 2**WEIGHT_BITS)[:, None]
                 )
             values, sent = reveal(colour, channels, location, index)
+            if not states:  # only now: damaged data do not come so far
+                states = [zeros(n) for n in numbers]
+                own, cross = (
+                    [a.to(device) for a in around] for around in (board.own, board.cross)
+                )
             with torch.no_grad():
                 if channels.start < N_COLOURS and colour == 0:
                     means = self._means(
                         location, (values - location) * sent, index, cross[0]
                     )
                 features = _features(location, values, sent, width, self.unit)
-            del location, index, values, sent  # what is kept of a step takes memory
+            del found, location, index, values, sent  # what is kept of a step takes memory
             spread(colour, group, features)
             del features
 
@@ -521,7 +553,8 @@ class CosineConditional(UniformNoiseConditional):
         self,
         coder: SymbolCoder,
         board: Checkerboard,
-        grid: NestedGrid,
+        first: NestedGrid,
+        grid: Callable[[], NestedGrid],
         threshold: float,
         before: Known | None,
         finest: Tensor | None,
@@ -531,7 +564,8 @@ class CosineConditional(UniformNoiseConditional):
         Args:
             coder: where symbols come from and go to.
             board: the blocks.
-            grid: the stage's cells.
+            first: the cells of the first step's coefficients, or of all.
+            grid: gives the stage's cells; called after the first step.
             threshold: coefficients whose predicted standard deviation is less than so many
                 Delta are left for later.
             before: what is known of the stages before.
@@ -539,8 +573,8 @@ class CosineConditional(UniformNoiseConditional):
                 ``[B h w, 192]``, or None where cells are to be read.
         """
         self._check_cdf_size()
-        coding = _Coding(self, coder, board, grid, threshold, before, finest)
-        self.walk(grid.width, board, coding)
+        coding = _Coding(self, coder, board, first, grid, threshold, before, finest)
+        self.walk(first.width, board, coding)
         return coding.known()
 
     def teach(
@@ -646,7 +680,8 @@ class _Coding:
         prior: of the stage.
         coder: where symbols come from and go to.
         board: the blocks.
-        grid: the stage's cells.
+        first: the cells of the first step's coefficients, or of all.
+        grid: gives the stage's cells.
         threshold: below which nothing is sent.
         before: what is known of the stages before.
         finest: the cells of the finest grid, where they are there.
@@ -657,17 +692,20 @@ class _Coding:
         prior: CosineConditional,
         coder: SymbolCoder,
         board: Checkerboard,
-        grid: NestedGrid,
+        first: NestedGrid,
+        grid: Callable[[], NestedGrid],
         threshold: float,
         before: Known | None,
         finest: Tensor | None,
     ):
-        self.prior, self.coder, self.grid = prior, coder, grid
+        self.prior, self.coder, self.grid = prior, coder, first
+        self._all = grid
         self.before, self.finest = before, finest
         self.first_sent = first_sent(threshold)
         self.board = board
         self.cells, self.sent, self.offsets, self.entries = (
-            np.zeros(grid.shape, dtype) for dtype in (np.int16, bool, np.int16, np.uint8)
+            np.zeros((len(first.dither), 192), dtype)
+            for dtype in (np.int16, bool, np.int16, np.uint8)
         )
         self.missing: np.ndarray | None = None
         self.moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
@@ -678,6 +716,8 @@ class _Coding:
         here = self.board.colours[colour], channels
         kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
         both = torch.stack(kinds).cpu().numpy()  # in one transfer
+        if (colour, channels.start) != (0, 0):
+            self.grid = self._all()
         grid = self.grid.map(lambda matrix: matrix[here])
         middle = grid.middle.numpy()
         offset, entry = both[0] - middle, both[1].clip(0, 127).astype(np.uint8)
@@ -707,7 +747,7 @@ class _Coding:
             # of groups after the one where a stream ended, nothing at all is known
             self.missing[here] = True
         elif self.before is not None and not_there.any():
-            self.missing = np.zeros(self.grid.shape, bool)
+            self.missing = np.zeros(self.cells.shape, bool)
             self.missing[here] = not_there
         middles = torch.from_numpy(POINTS * cell + middle).to(location)
         return middles, torch.from_numpy(there).to(location.device)
