@@ -230,6 +230,9 @@ class Photographs(Dataset):
         n_bytes = 0
         found = folder.rglob("*") if folder.is_dir() else ()
         for file in sorted(f for f in found if f.suffix.lower() in SUFFIXES):
+            if not file.is_file():  # a folder, a pipe, a link to nothing
+                log.warning("left out %s: it is no file", file)
+                continue
             try:
                 with Image.open(file) as image:
                     sides, mode = image.size, image.mode

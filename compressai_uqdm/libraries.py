@@ -82,6 +82,8 @@ def stand_ins(unused: Mapping[str, Collection[str]]) -> Iterator[None]:
                     setattr(sys.modules[name], child, StandIn(f"{name}.{child}", late))
         return import_(name, globals, locals, fromlist, level)
 
+    # by this name Python leaves imports out of tracebacks and of the places of warnings
+    bind.__code__ = bind.__code__.replace(co_filename="<frozen importlib._bootstrap>")
     builtins.__import__ = bind
     try:
         yield

@@ -94,8 +94,9 @@ def _run(config: TrainingConfig) -> int:
         raise SystemExit(f"{error}") from error
     try:
         return run.train()
-    except (FloatingPointError, OSError) as error:
-        raise SystemExit(f"{error}") from error
+    except (FloatingPointError, OSError, ValueError) as error:
+        # one that comes from a process that reads images has its traceback before it
+        raise SystemExit(str(error).rstrip().splitlines()[-1]) from error
 
 
 if __name__ == "__main__":

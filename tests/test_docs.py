@@ -78,9 +78,15 @@ def test_programs(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_notebook(folder: Path) -> None:
+@pytest.mark.parametrize("place", ["docs", "root", "elsewhere"])
+def test_notebook(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs wherever it is opened, and needs no file but the package's own."""
+    folder = {"docs": DOCS, "root": ROOT, "elsewhere": tmp_path}[place]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
     notebook = nbformat.read(DOCS / "notebook.ipynb", as_version=4)
     resources = {"metadata": {"path": str(folder)}}
     cells = NotebookClient(notebook, resources=resources).execute().cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert "FutureWarning" not in str([output.get("text") for output in outputs])

@@ -340,7 +340,8 @@ def test_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "late_one/__init__.py": "from . import two; from .two import VALUE",
         "late_one/two.py": "VALUE = []",
         "late_broken.py": "raise OSError('of its own')",
-        "late_user.py": "import late_one.two, late_broken, late_missing\n"
+        "warner.py": "import warnings; warnings.warn('to who imports', stacklevel=2)",
+        "late_user.py": "import warner, late_one.two, late_broken, late_missing\n"
         "def value(): return late_one.two.VALUE",
         "late_asker.py": "import late_one.two\nfrom late_one import VALUE\n"
         "import late_one\nassert late_one.two.VALUE is VALUE",
@@ -352,7 +353,9 @@ def test_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["late_one.two", "late_broken", "late_missing"]
     unused = {"late_user": names, "late_asker": names}
     with stand_ins(unused):
-        user = importlib.import_module("late_user")
+        with pytest.warns(match="to who imports") as warned:
+            user = importlib.import_module("late_user")
+        assert [Path(warning.filename).name for warning in warned] == ["late_user.py"]
         with pytest.raises(ModuleNotFoundError, match="late_missing"):
             import late_missing  # noqa: F401
     assert not {"late_one", *names} & set(sys.modules)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from ..atomic import write_atomically
 from .latents.context import ContextPrior
 from .pixels.interval import PLANES
 from .pixels.network import PixelNetwork
@@ -37,7 +38,10 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
         for stage, network in networks.items()
         for name, buffer in network.named_buffers()
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+    with (
+        write_atomically(path) as output,
+        zipfile.ZipFile(output, "w", zipfile.ZIP_LZMA) as archive,
+    ):
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
@@ -47,11 +51,20 @@ def read_contexts(path: Path) -> Contexts:
     """The networks in a file.
 
     Raises:
-        ValueError: one is missing, or of another shape, or its weights are so large that
-            sums could be rounded.
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else, or a network is missing, of another shape, or
+            with weights that are so large that sums could be rounded.
     """
-    with np.load(path) as file:
-        arrays = dict(file)
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except OSError:
+        raise
+    except Exception as error:  # of zipfile, NumPy and their decompressors
+        raise ValueError(
+            f"{path} is no file of context priors ({type(error).__name__}). Make it with "
+            "python -m compressai_uqdm.train_context"
+        ) from error
     stages = {name.split(".")[0] for name in arrays} - {"pixels"}
     latents = [
         _filled(ContextPrior(), arrays, str(stage), path) for stage in range(len(stages))

@@ -165,7 +165,8 @@ def _state_dict_in(
         if name != prefix and (not prefix or prefix.endswith(".")):
             kept = [name for name in names if name.startswith(prefix)]
             return {_unwrapped(k.removeprefix(prefix)): checkpoint[k] for k in kept}
-    for name in sorted(names, key=lambda name: name not in keys) if depth else ():
+    others = [name for name in names if name not in keys]
+    for name in (*(key for key in keys if key in names), *others) if depth else ():
         value = checkpoint[name]
         if isinstance(value, Mapping) and (
             (found := _state_dict_in(value, keys, depth - 1)) is not None

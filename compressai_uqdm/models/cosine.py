@@ -15,6 +15,7 @@ import torch.nn as nn
 from compressai.registry import register_model
 from torch import Tensor
 
+from ..atomic import write_atomically
 from ..basis import (
     BLOCK,
     COEFFICIENT_BITS,
@@ -470,7 +471,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         for name, buffer in self.named_buffers():
             if name.startswith(("pixel_prior.network.", "pictures.")):
                 arrays[name] = buffer.cpu().numpy()
-        np.savez_compressed(path, **arrays)
+        with write_atomically(Path(path)) as file:
+            np.savez_compressed(file, **arrays)
 
 
 def _bands(size: tuple[int, int]) -> Iterator[slice]:

@@ -1,5 +1,7 @@
 """What each step of a run sees: a function of the seed alone."""
 
+import traceback
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -23,6 +25,7 @@ __all__ = [
     "example_key",
     "make_loader",
     "open_images",
+    "read",
 ]
 
 Images = ImageNet64 | Photographs
@@ -111,6 +114,16 @@ def make_loader(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def read(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader, whose processes end with them, or with an error."""
+    try:
+        yield from loader
+    except BaseException as error:
+        # its frames keep these processes from ending, and this one would wait for them
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def open_images(root: Path, split: str, config: TrainingConfig) -> Images:

@@ -33,7 +33,7 @@ from ..entropy_models.latents.cosine import CosineConditional
 from ..models import CosineConfig, CosineUQDM
 from .bar import StepBar
 from .batches import example_key
-from .checkpoints import find_checkpoint, save_checkpoint
+from .checkpoints import check_output, find_checkpoint, save_checkpoint
 from .config import Settings, changeable
 from .cosine_pixels import FloatWindows, crops_of, pixel_crops
 from .interruption import Interruption
@@ -125,7 +125,7 @@ class CosineTrainingConfig(Settings):
         for name in ("widths", "thresholds", "units"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self.model()  # raises
-        if self.output.suffix != ".npz":
+        if self.output.suffix != ".npz" or self.output.is_dir():
             raise ValueError(f"output must be a file .npz, got {self.output}")
         if self.crop_size % BLOCK:
             raise ValueError(
@@ -490,6 +490,7 @@ class CosineRun:
 
     def __init__(self, config: CosineTrainingConfig):
         self.config = config
+        check_output(config.output.parent)
         self.photographs = read_photographs(config.photographs, "train", config)
         self.tests: Tensor | None = None
         if config.test:
@@ -540,7 +541,7 @@ class CosineRun:
             self._begin()
             return
         try:
-            self.phase, self.step = found["phase"], found["step"]
+            self.phase, self.step = int(found["phase"]), int(found["step"])
             self.recent, self.records = found["recent"], found["records"]
             self.seconds = found["seconds"]
             self._begin()
@@ -548,7 +549,10 @@ class CosineRun:
             self.part.load_state(found["part"])
             self.average = found["average"]
             self.optimizer.load_state_dict(found["optimizer"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            *(AttributeError, IndexError, KeyError),
+            *(RuntimeError, TypeError, ValueError),
+        ) as error:
             raise ValueError(
                 f"cannot go on from {path}: it is none of this trainer's ({error!r}). Give "
                 "another output"

@@ -18,6 +18,7 @@ from ..entropy_models.lattice import LATTICE
 from ..entropy_models.pixels.interval import coefficients
 from ..models import UQDM
 from ..zoo import RECIPES
+from .checkpoints import check_output
 from .context import FloatContext, collect, fit, read_crops
 from .pixels import FloatPixels, fit_pixels
 
@@ -31,6 +32,9 @@ def fit_contexts(args: argparse.Namespace) -> None:
         SystemExit: with a message, where something is missing or cannot be.
     """
     try:
+        if args.output.is_dir():
+            raise ValueError(f"expected a file to write, got the folder {args.output}")
+        check_output(args.output.parent)
         net = _load(args.model)
         sent = net.config.n_timesteps - 1
         if sent < 1:
@@ -76,8 +80,11 @@ def fit_contexts(args: argparse.Namespace) -> None:
     bpp = fit_pixels(pixels, pixel_data, steps, batch, args.pixel_learning_rate)
     log["pixels"] = {"training": bpp}
     print(f"pixels: {bpp[-1]:.4f} bits per pixel", flush=True)
-    save_contexts(args.output, Contexts(latents, pixels.to_integers()))
-    args.output.with_suffix(".json").write_text(json.dumps(log, indent=1) + "\n")
+    try:
+        save_contexts(args.output, Contexts(latents, pixels.to_integers()))
+        args.output.with_suffix(".json").write_text(json.dumps(log, indent=1) + "\n")
+    except OSError as error:
+        raise SystemExit(f"{error}") from error
 
 
 def _load(model: str) -> UQDM:

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..codec.bound import Bound
 from ..losses import BitsPerDimensionLoss
 from .bar import StepBar
-from .batches import BatchSampler, make_loader, open_images
-from .checkpoints import CHECKPOINT, find_checkpoint, save_checkpoint
+from .batches import BatchSampler, make_loader, open_images, read
+from .checkpoints import CHECKPOINT, check_output, find_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .held_out import measure
 from .interruption import Interruption
@@ -39,6 +39,7 @@ class Run:
     """
 
     def __init__(self, config: TrainingConfig):
+        check_output(config.output)
         self.config, self.accelerator = config, join_processes()
         with self.accelerator.local_main_process_first():  # it may have files to unpack
             self.images = open_images(config.images, "train", config)
@@ -82,14 +83,14 @@ class Run:
             return
         try:
             self.state.load_state_dict(found)
+            if "means" in found:
+                self.means.load_state_dict(found["means"], self.accelerator)
         except ValueError as error:
             raise ValueError(
                 f"cannot go on from {self.config.output / CHECKPOINT}: {error}. Give "
                 "another output folder"
             ) from error
-        if "means" in found:
-            self.means.load_state_dict(found["means"], self.accelerator)
-        self.test_is_due = found.get("test_is_due", False)
+        self.test_is_due = bool(found.get("test_is_due", False))
 
     def _check_same_step(self) -> None:
         here = torch.tensor([self.state.step], device=self.accelerator.device)
@@ -179,7 +180,7 @@ class Run:
         )
         loader = make_loader(self.images, sampler, config.workers, device.type == "cuda")
         summed: dict[str, Tensor] = {}
-        for levels, keys in loader:
+        for levels, keys in read(loader):
             with self.accelerator.accumulate(self.bound):
                 torch.manual_seed(keys[0].item())  # for dropout
                 levels = levels.to(device, non_blocking=True)

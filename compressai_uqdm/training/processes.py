@@ -32,7 +32,7 @@ def join_processes() -> Accelerator:
         return Accelerator()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        if not isinstance(error, RuntimeError) and "rendezvous" not in reason:
+        if not isinstance(error, RuntimeError) and "MASTER_" not in reason:
             raise
         raise ValueError(
             f"this process ({text}) does not find the others ({reason}): {ADVICE}"

@@ -1,6 +1,7 @@
 """What a run measures of itself: means over steps, as JSON lines and for TensorBoard."""
 
 import json
+import math
 
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,21 @@ class RunningMeans:
         return {"sums": sums, "steps": self.steps, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any], accelerator: Accelerator) -> None:
-        """Inverse of :meth:`state_dict`; with other processes, each takes the mean."""
-        sums = state["sums"]
-        if sums is not None:
-            same = len(sums) == accelerator.num_processes
-            sums = sums[accelerator.process_index] if same else sums.mean(0)
-            sums = sums.to(accelerator.device)
-        self.sums, self.steps, self.seconds = sums, state["steps"], state["seconds"]
+        """Inverse of :meth:`state_dict`; with other processes, each takes the mean.
+
+        Raises:
+            ValueError: it is of something else.
+        """
+        try:
+            sums = state["sums"]
+            if sums is not None:
+                same = len(sums) == accelerator.num_processes
+                sums = sums[accelerator.process_index] if same else sums.mean(0)
+                sums = sums.to(accelerator.device)
+            self.sums = sums
+            self.steps, self.seconds = int(state["steps"]), float(state["seconds"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"damaged means: {error!r}") from error
 
 
 class Records:
@@ -66,8 +75,8 @@ class Records:
     def __init__(self, folder: Path, step: int):
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _whole(line)]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            lines = self.path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if _step(line) <= step]
             with write_atomically(self.path) as file:
                 file.write("".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
@@ -83,6 +92,9 @@ class Records:
         self.board.flush()
 
 
-def _whole(line: str) -> bool:
-    # the last line of a killed run may be cut
-    return line.startswith("{") and line.endswith("}")
+def _step(line: str) -> float:
+    """The step of a record; infinity where the line is damaged, as a killed run's last."""
+    try:
+        return float(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf

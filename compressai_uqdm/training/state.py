@@ -108,7 +108,7 @@ class TrainingState:
             if config != self.net.config:
                 raise ValueError(f"it is of another model: {config}")
             self._load(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"it is none of this trainer's: {error!r}") from error
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -117,4 +117,4 @@ class TrainingState:
         self.ema.n_averaged.fill_(state["ema"]["num_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
-        self.step = state["step"]
+        self.step = int(state["step"])
