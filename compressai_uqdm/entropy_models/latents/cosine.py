@@ -702,10 +702,6 @@ class _Coding:
         self.before, self.finest = before, finest
         self.first_sent = first_sent(threshold)
         self.board = board
-        self.cells, self.sent, self.offsets, self.entries = (
-            np.zeros((len(first.dither), 192), dtype)
-            for dtype in (np.int16, bool, np.int16, np.uint8)
-        )
         self.missing: np.ndarray | None = None
         self.moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
 
@@ -715,7 +711,8 @@ class _Coding:
         here = self.board.colours[colour], channels
         kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
         both = torch.stack(kinds).cpu().numpy()  # in one transfer
-        if (colour, channels.start) != (0, 0):
+        is_first = (colour, channels.start) == (0, 0)
+        if not is_first:
             self.grid = self._all()
         grid = self.grid.map(lambda matrix: matrix[here])
         middle = grid.middle.numpy()
@@ -738,6 +735,11 @@ class _Coding:
         moved = (entry + moves).clip(0, 127).astype(np.uint8)
         cell, there = self._code_cells(group, moved)
 
+        if is_first:  # only now: damaged data do not come so far
+            self.cells, self.sent, self.offsets, self.entries = (
+                np.zeros((len(self.grid.dither), 192), dtype)
+                for dtype in (np.int16, bool, np.int16, np.uint8)
+            )
         self.cells[here], self.sent[here] = cell, there
         self.offsets[here] = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
         self.entries[here] = np.where(there, moved, entry)
