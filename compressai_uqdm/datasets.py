@@ -4,6 +4,8 @@ Both are in CompressAI's registry of datasets and give images as its ``ImageFold
 does; ``batch`` gives many at once to the trainer.
 """
 
+from . import libraries  # noqa: F401  isort: skip
+
 import logging
 import random
 import shutil

@@ -1,5 +1,7 @@
 """The bound on -log p(x) that a UQDM is trained on."""
 
+from . import libraries  # noqa: F401  isort: skip
+
 import math
 
 from typing import Any

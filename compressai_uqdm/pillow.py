@@ -48,12 +48,12 @@ class UqdmImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         try:
             # how large a picture may be, Image.open checks
-            header, self._start = read_header(self.fp, 1 << 70, MAX_METADATA)
+            header, data = read_header(self.fp, 1 << 70, MAX_METADATA)
             self._mode = header.mode
             describe(self, header)
         except ValueError as error:
             raise UnidentifiedImageError(str(error)) from error
-        self._header, self._size = header, header.size
+        self._header, self._start, self._size = header, len(data), header.size
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         self.tile = []  # nothing for Pillow's own decoders

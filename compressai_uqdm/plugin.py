@@ -1,11 +1,14 @@
-"""How CompressAI comes to know our models, and Pillow our files, without being imported.
+"""Registration with CompressAI and Pillow, without an import by the user.
 
-PyTorch 2.5 and later calls the entry points of the group ``torch.backends`` when it is
-imported, and an error there would break that import. So this file imports next to
-nothing, and only asks to be called back once ``compressai.zoo`` has been imported, or
-``PIL.ImageFile``, as Pillow does when it first opens or saves a picture.
+PyTorch's own import calls the entry point of the group ``torch.backends``, which imports
+the package (``compressai_uqdm_autoload.py``), and the package calls :func:`autoload`. An
+error there would break ``import torch``, so this module imports next to nothing. It asks
+to be called back once ``compressai.zoo`` has been imported, or ``PIL.ImageFile``, as Pillow
+does when it first opens or saves a picture. Whatever fails, the importing program gets a
+warning and goes on.
 """
 
+import contextlib
 import importlib
 import warnings
 
@@ -40,8 +43,9 @@ def _register_files(image_file: ModuleType) -> None:
 
 
 def _warn(what: str, error: Exception) -> None:
-    warnings.warn(
-        f"compressai-uqdm could not add {what}: {error!r}",
-        RuntimeWarning,
-        stacklevel=2,
+    message = (
+        f"compressai-uqdm could not add {what}: {error!r}; reinstall it, or remove it with "
+        '"pip uninstall compressai-uqdm"'
     )
+    with contextlib.suppress(Exception):  # warnings may be errors, or have no stream
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -76,6 +76,8 @@ def main(argv: list[str]) -> None:
 
 
 def _run(config: TrainingConfig) -> int:
+    from . import libraries  # noqa: F401  isort: skip  # before what imports PyTorch too
+
     try:
         import accelerate  # noqa: F401
         import tensorboard  # noqa: F401

@@ -39,7 +39,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     with stopped_at_once("nothing was written"):
-        from .training.fitting import fit_contexts  # which imports what takes seconds
+        from . import libraries  # noqa: F401  isort: skip  # it takes seconds
+        from .training.fitting import fit_contexts
 
         fit_contexts(args)
 

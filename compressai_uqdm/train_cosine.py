@@ -26,7 +26,8 @@ __all__ = ["main", "parse_args"]
 
 def parse_args(argv: list[str]) -> "CosineTrainingConfig":
     """What a command line says."""
-    from .training.cosine import CosineTrainingConfig  # which imports what takes seconds
+    from . import libraries  # noqa: F401  isort: skip  # it takes seconds
+    from .training.cosine import CosineTrainingConfig
 
     parser = argparse.ArgumentParser(
         prog="python -m compressai_uqdm.train_cosine",

@@ -3,6 +3,8 @@
 On import they enter CompressAI's zoo, and our data sets and criterion its registries.
 """
 
+from . import libraries  # noqa: F401  isort: skip
+
 import functools
 import hashlib
 import os

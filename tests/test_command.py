@@ -1,7 +1,6 @@
 """The command line, mostly as a process of its own."""
 
 import dataclasses
-import importlib
 import io
 import os
 import re
@@ -23,7 +22,6 @@ from PIL import Image
 import compressai_uqdm
 
 from compressai_uqdm.cli import main
-from compressai_uqdm.cli.libraries import imported_late
 from compressai_uqdm.files.container import pack_header, parse_header
 
 
@@ -473,68 +471,6 @@ def test_commands_start_without_what_they_do_not_use(folder: Path) -> None:
         ["demo", "a.png", "--output", "demo"],
     ):
         subprocess.run([sys.executable, "-c", script, *arguments], check=True)
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        # asks SciPy
-        "from compressai.entropy_models import GaussianConditional\n"
-        "GaussianConditional(None).update_scale_table([0.5, 1.0])\n"
-        "import scipy.stats; from scipy.stats import norm\n"
-        "assert scipy.stats.norm is norm and sys.modules['scipy.stats'].norm is norm",
-        "import compressai; made = compressai.datasets.ImageFolder\n"
-        "from compressai.registry import DATASETS; assert DATASETS['ImageFolder'] is made\n"
-        "from compressai.datasets import *; assert ImageFolder is made",
-        "import compressai; compressai.transforms.RGB2YCbCr()\n"
-        "from compressai.transforms.functional import rgb2ycbcr",
-        "from torchvision.transforms.functional import InterpolationMode, to_tensor\n"
-        "import torchvision; same = torchvision.transforms.InterpolationMode\n"
-        "assert same is InterpolationMode and torchvision.ops.nms",
-        "import torch_geometric, torch_geometric.transforms\n"
-        "torch_geometric.data.Data(); torch_geometric.transforms.Compose([])",
-    ],
-)
-def test_libraries_are_whole_when_they_are_asked(use: str) -> None:
-    """What a command imports late is there for all that uses it."""
-    script = (
-        "import sys; from compressai_uqdm.cli.libraries import import_libraries\n"
-        "import_libraries()\n"
-        f"{use}\n"
-        "import gc; assert gc.isenabled()"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_late_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may be asked at once, be missing, or fail."""
-    for name, text in {
-        "late_one/__init__.py": "from . import two; from .two import VALUE",
-        "late_one/two.py": "VALUE = []",
-        "late_broken.py": "raise OSError('of its own')",
-        "late_user.py": "import late_one, late_one.two, late_broken\n"
-        "def value(): return late_one.two.VALUE",
-        "late_asker.py": "import late_one.two\nfrom late_one import VALUE\n"
-        "import late_one\nassert late_one.two.VALUE is VALUE",
-    }.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    late = ("late_one", "late_one.two", "late_broken", "late_missing")
-    with imported_late(*late):
-        user = importlib.import_module("late_user")
-        with pytest.raises(ModuleNotFoundError, match="late_missing"):
-            importlib.import_module("late_missing")
-    assert not set(late) & set(sys.modules)
-    assert user.value() is importlib.import_module("late_one").VALUE
-    for _ in range(2):
-        with pytest.raises(OSError, match="of its own"):
-            _ = user.late_broken.anything
-    for name in ("late_one", "late_one.two"):
-        del sys.modules[name]
-    with imported_late(*late):
-        importlib.import_module("late_asker")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as GNU's library of threads has it")

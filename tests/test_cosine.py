@@ -394,7 +394,9 @@ def test_weights_travel(net: CosineUQDM, x: torch.Tensor, tmp_path: Path) -> Non
         other.update()
         assert other.eval().compress(x)["strings"] == strings
     assert open_codec(str(folder / "weights.npz")).digest == open_codec("uqdm-photo").digest
-    with pytest.raises(ValueError, match="state dict of a CosineUQDM: no config_bytes"):
+    with pytest.raises(
+        ValueError, match="expected the state dict of .* got a dict with \\['a'\\]"
+    ):
         CosineUQDM.from_state_dict({"a": torch.zeros(1)})
     arrays = dict(np.load(folder / "weights.npz"))
     arrays["latent_priors.1.groups.mix"] = arrays["latent_priors.1.groups.mix"][:-1]

@@ -273,7 +273,7 @@ def test_weights_run_with_any_number_of_steps(tmp_path: Path) -> None:
     with torch.no_grad():
         a, b = other(pictures()), loaded.eval()(pictures())
     assert (a["x_hat"] == b["x_hat"]).all()
-    with pytest.raises(ValueError, match="a VDM needs"):
+    with pytest.raises(ValueError, match="weights of a VDM, got those of a UQDM"):
         VDM.from_state_dict(UQDM(UQDMConfig(network=TINY)).state_dict())
 
 

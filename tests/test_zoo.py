@@ -619,7 +619,7 @@ def test_checkpoints_of_another_model(tmp_path: Path) -> None:
     content: dict[str, Any]
     for content in (FactorizedPrior(8, 8).state_dict(), {}, {"model": {}, "ema": None}):
         torch.save(content, file)
-        with pytest.raises(ValueError, match="expected the state dict of a UQDM or a pub"):
+        with pytest.raises(ValueError, match="expected the state dict of a UQDM, with con"):
             UQDM.from_checkpoint(file)
     torch.save({"model": {"a": torch.ones(1)}, "ema": {"shadow_params": [1]}}, file)
     with pytest.raises(ValueError, match="not the weights of a UQDM"):

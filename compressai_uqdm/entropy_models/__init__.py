@@ -1,5 +1,5 @@
-# CompressAI first: when its zoo is imported it imports us, and must find us whole.
-import compressai.zoo  # noqa: F401  isort: skip
+# First: when CompressAI's zoo is imported it imports us, and must find us whole.
+from .. import libraries  # noqa: F401  isort: skip
 
 from .latents.context import ContextConditional
 from .latents.gaussian_noise import GaussianNoiseConditional

@@ -1,5 +1,7 @@
 """Pictures of .uqdm files, whole, cut anywhere, or as their bytes arrive."""
 
+from .. import libraries  # noqa: F401  isort: skip
+
 import copy
 
 from dataclasses import dataclass

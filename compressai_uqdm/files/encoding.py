@@ -1,5 +1,7 @@
 """Pictures to .uqdm files."""
 
+from .. import libraries  # noqa: F401  isort: skip
+
 import bisect
 import dataclasses
 import functools

@@ -11,8 +11,9 @@ import torch
 from ..errors import DamagedFileError
 from ..identity import digest
 from ..models.base import ProgressiveModel
-from ..models.checkpoint import read_checkpoint
-from ..models.cosine import CosineConfig, CosineUQDM
+from ..models.checkpoint import SAVED
+from ..models.cosine import CosineUQDM
+from ..models.families import open_checkpoint
 from ..models.uqdm import UQDM
 from ..zoo import RECIPES, find_in_repository, is_repository
 from .header import Arithmetic, Header
@@ -20,9 +21,6 @@ from .header import Arithmetic, Header
 __all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "codec_of", "open_codec"]
 
 DEFAULT_MODEL = "uqdm-photo"
-
-SAVED = "model.safetensors"
-"""The file with the weights that ``save_pretrained`` and ``push_to_hub`` write."""
 
 NAMES = tuple(name for name, recipe in RECIPES.items() if recipe.cls.arithmetics)
 """Models of the zoo that can code."""
@@ -64,18 +62,16 @@ class Codec:
 
 
 def _from_file(path: Path) -> UQDM | CosineUQDM:
-    """A model of the class that the checkpoint's configuration tells.
+    """A model from a checkpoint of any layout.
 
-    Args:
-        path: a checkpoint, or a folder as published or as ``save_pretrained`` writes it.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of no model that can code.
     """
-    if path.is_dir():
-        if not (path / SAVED).exists():
-            return UQDM.from_checkpoint(path)
-        path = path / SAVED
-    config = read_checkpoint(path).get("config_bytes", torch.empty(0))
-    cls = CosineUQDM if CosineConfig.is_in(config) else UQDM
-    return cls.from_checkpoint(path)
+    net = open_checkpoint(path)
+    if not isinstance(net, (UQDM, CosineUQDM)):
+        raise ValueError(f"{path} is of a {type(net).__name__}, which cannot code pictures")
+    return net
 
 
 def codec_of(

@@ -1,6 +1,6 @@
 """What all progressive models share: stages, and CompressAI's interface over them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
@@ -17,6 +17,7 @@ from ..entropy_models.coder import check_strings
 from ..identity import Parts
 from ..progress import Progress
 from .card import model_card
+from .checkpoint import Weights, read_checkpoint
 
 __all__ = ["ProgressiveModel", "Reconstruction"]
 
@@ -301,10 +302,48 @@ class ProgressiveModel(
         data = self._hub_mixin_info.model_card_data
         return model_card(type(self).__name__, bool(self.arithmetics), data, results)
 
+    # ---- loading ----
+
     @classmethod
-    def from_checkpoint(cls, path: str | Path, **kwargs: Any) -> Self:
-        """A model from a file, ready to code."""
+    def from_state_dict(
+        cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
+    ) -> Self:
+        """A model from its state dict, or from a dict that holds one.
+
+        Args:
+            state_dict: either, see :func:`.state_dict_of`.
+            weights: where there are several, ``"ema"``, the average over training
+                (fewer bits), or ``"raw"``, the last.
+            kwargs: arguments of the class, such as ``quality``.
+
+        Raises:
+            ValueError: it is neither, of another class, or damaged.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
+    ) -> Self:
+        """A model from a file, ready to code.
+
+        Args:
+            path: a file with what :meth:`from_state_dict` takes, as PyTorch, safetensors
+                or NumPy write it, or a folder that ``save_pretrained`` wrote.
+            weights: as in :meth:`from_state_dict`.
+            kwargs: likewise.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no checkpoint of this class.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        try:
+            net = cls.from_state_dict(checkpoint, weights, **kwargs)
+            net.update()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return net.eval()
 
 
 # ---- arguments ----

@@ -43,7 +43,7 @@ from ..identity import Parts, within
 from ..progress import Progress
 from ..threads import in_threads, undivided
 from .base import ProgressiveModel, Reconstruction
-from .checkpoint import read_checkpoint
+from .checkpoint import Weights, check_family, load_weights, state_dict_of
 
 __all__ = ["CosineConfig", "CosineLatent", "CosineUQDM"]
 
@@ -111,11 +111,6 @@ class CosineConfig:
         """The configuration as bytes of JSON, uint8, to travel in a state dict."""
         text = json.dumps({"cosine": asdict(self)}, sort_keys=True)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-    @staticmethod
-    def is_in(data: Tensor) -> bool:
-        """Whether such bytes are the configuration of a CosineUQDM."""
-        return bytes(data.to(torch.uint8).tolist()).startswith(b'{"cosine"')
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "CosineConfig":
@@ -451,27 +446,15 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         yield from within("pixels", self.pixel_prior.parts())
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Any], **kwargs: Any) -> Self:
-        """A model from its state dict, or a trainer's dict that holds one.
-
-        Args:
-            state_dict: the dict.
-            kwargs: arguments of the class, such as ``quality``.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        for key in ("network", "state_dict", "model_state_dict"):
-            state_dict = state_dict.get(key, state_dict)
-        if "config_bytes" not in state_dict:
-            raise ValueError("expected the state dict of a CosineUQDM: no config_bytes")
+    def from_state_dict(
+        cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
+    ) -> Self:
+        state_dict = state_dict_of(state_dict, weights)
+        check_family(state_dict, cls)
         net = cls(CosineConfig.from_tensor(state_dict["config_bytes"]), **kwargs)
         # tables and the spans of scales may be missing: they follow
         initial = {k: v for k, v in net.state_dict().items() if not _is_weight(k)}
-        try:
-            net.load_state_dict({**initial, **state_dict})
-        except RuntimeError as error:
-            raise ValueError(f"weights of another architecture: {error}") from error
+        load_weights(net, {**initial, **state_dict})
         return net
 
     def save_integers(self, path: str | Path) -> None:
@@ -488,18 +471,6 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             if name.startswith(("pixel_prior.network.", "pictures.")):
                 arrays[name] = buffer.cpu().numpy()
         np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, **kwargs: Any) -> Self:
-        """A model from a file, ready to code.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of a CosineUQDM.
-        """
-        net = cls.from_state_dict(read_checkpoint(Path(path)), **kwargs)
-        net.update()
-        return net.eval()
 
 
 def _bands(size: tuple[int, int]) -> Iterator[slice]:

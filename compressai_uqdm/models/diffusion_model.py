@@ -16,7 +16,14 @@ from ..entropy_models.pixels.softmax import sample_levels
 from ..entropy_models.randomness import prior_sample, uniform, z_1_points
 from ..progress import Progress
 from .base import ProgressiveModel, Reconstruction
-from .checkpoint import Weights, config_of, read_checkpoint, state_dict_of
+from .checkpoint import (
+    SAVED,
+    Weights,
+    check_family,
+    config_of,
+    load_weights,
+    state_dict_of,
+)
 from .config import UQDMConfig
 
 __all__ = ["DiffusionModel"]
@@ -170,10 +177,12 @@ class DiffusionModel(ProgressiveModel[Latent]):
                 for a dict in the published layout that is none of the published models.
 
         Raises:
-            ValueError: it is neither, or does not fit its configuration.
+            ValueError: it is neither, of another class, or does not fit its
+                configuration.
         """
         state_dict = state_dict_of(state_dict, weights)
         if "config_bytes" in state_dict:
+            check_family(state_dict, cls)
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
             net = cls(**kwargs)
             # arguments may have changed it
@@ -186,10 +195,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
             initial = net.state_dict().items()
             rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
             state_dict = {**rest, **state_dict}
-        try:
-            net.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise ValueError(f"weights of another architecture: {error}") from error
+        load_weights(net, state_dict)
         return net
 
     @classmethod
@@ -201,22 +207,11 @@ class DiffusionModel(ProgressiveModel[Latent]):
     def from_checkpoint(
         cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
     ) -> Self:
-        """A model from a file, ready to code.
+        """As of :class:`.ProgressiveModel`; also from a published folder.
 
-        Args:
-            path: a published folder (``config.json``, ``checkpoint.pt``), or a file with
-                a state dict as CompressAI's tools and ours write it.
-            weights: as in :meth:`from_state_dict`.
-            kwargs: arguments of the class, such as ``quality``.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of a UQDM.
+        Such a folder holds ``config.json`` and ``checkpoint.pt``.
         """
         path = Path(path)
-        if path.is_dir():
+        if path.is_dir() and not (path / SAVED).exists():
             kwargs.setdefault("config", UQDMConfig.from_json(path / "config.json"))
-            path = path / "checkpoint.pt"
-        net = cls.from_state_dict(read_checkpoint(path), weights, **kwargs)
-        net.update()
-        return net.eval()
+        return super().from_checkpoint(path, weights, **kwargs)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..codec.bound import Bound
@@ -18,6 +17,7 @@ from .checkpoints import CHECKPOINT, find_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .held_out import measure
 from .interruption import Interruption
+from .processes import join_processes
 from .records import Records, RunningMeans
 from .state import TrainingState, initial_model
 
@@ -39,7 +39,7 @@ class Run:
     """
 
     def __init__(self, config: TrainingConfig):
-        self.config, self.accelerator = config, Accelerator()
+        self.config, self.accelerator = config, join_processes()
         with self.accelerator.local_main_process_first():  # it may have files to unpack
             self.images = open_images(config.images, "train", config)
             self.tests = open_images(config.test, "test", config) if config.test else None

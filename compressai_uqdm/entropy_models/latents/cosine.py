@@ -539,7 +539,8 @@ class CosineConditional(UniformNoiseConditional):
         yield "neighbours", np.rint(self.neighbours.detach().cpu().numpy() * 2**WEIGHT_BITS)
         for i, (_, _, group) in enumerate(self.steps()):
             for name, _ in group.named_parameters():
-                yield f"{i}.{name}", group.fixed(name).detach().cpu().numpy()
+                # integers have no -0.0, whose bytes are others
+                yield f"{i}.{name}", group.fixed(name).detach().cpu().numpy() + 0.0
 
     def stage_parts(self, width: int, threshold: float) -> Parts:
         """What the integers of a stage follow from beside :meth:`parts`."""
