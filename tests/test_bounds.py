@@ -324,7 +324,7 @@ def test_no_more_is_read_than_the_header(at_once: int, n: int) -> None:
     header = dataclasses.replace(HEADER, icc_profile=np.random.default_rng(0).bytes(n))
     packed = pack_header(header)
     file = Counted(packed + b"strings of the stages", at_once)
-    assert read_header(file) == (header, len(packed)) == (header, file.count)
+    assert read_header(file) == (header, packed) and file.count == len(packed)
     for end in {0, 1, 6, 7, 8, 11, 12, 13, len(packed) // 2, len(packed) - 1}:
         message = f"ends inside its header, after {end} bytes"
         with pytest.raises(DamagedFileError, match=message):
@@ -357,7 +357,7 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, data: bytes) -> None:
     os.truncate(path, 3 << 30)
     with path.open("rb") as file:
         header, start = read_header(file)
-        assert file.tell() == start < 100 and header.size == (11, 9)
+        assert file.tell() == len(start) < 100 and header.size == (11, 9)
     with Image.open(path) as opened:
         assert opened.size == (11, 9)
     path.write_bytes(data[:12])
