@@ -18,6 +18,7 @@ from ..atomic import (
     check_folder,
     descriptor_of,
     is_special,
+    naming,
     write_atomically,
 )
 from ..files import container
@@ -283,15 +284,13 @@ def write(target: Path, data: bytes, replace: bool = False) -> None:
 
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
-    """Have errors name a target, and not a temporary file."""
+    """Have errors name a target, and what to do where it exists."""
     try:
-        yield
+        with naming("standard output" if target == STANDARD else target):
+            yield
     except FileExistsError as error:
         message = f"{target} exists: give --force to replace it"
         raise FileExistsError(message) from error
-    except OSError as error:
-        name = "standard output" if target == STANDARD else str(target)
-        raise OSError(error.errno, error.strerror or str(error), name) from error
 
 
 def _picture_format(target: Path) -> str:
