@@ -22,7 +22,14 @@ try:
 except ImportError:  # Windows, which deletes no open file
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["WaitingFile", "check_folder", "descriptor_of", "is_special", "write_atomically"]
+__all__ = [
+    "WaitingFile",
+    "check_folder",
+    "descriptor_of",
+    "is_special",
+    "naming",
+    "write_atomically",
+]
 
 DAY = 24 * 60 * 60.0
 
@@ -79,6 +86,18 @@ def write_atomically(path: Path, replace: bool = True) -> Iterator[IO[bytes]]:
             with suppress(OSError):
                 os.unlink(name)
             raise
+
+
+@contextmanager
+def naming(target: Path | str) -> Iterator[None]:
+    """Have errors name a target, and not a temporary file."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        name = str(target)
+        raise OSError(error.errno, error.strerror or str(error), name) from error
 
 
 def is_special(path: Path) -> bool:

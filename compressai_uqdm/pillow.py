@@ -48,12 +48,12 @@ class UqdmImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         try:
             # how large a picture may be, Image.open checks
-            header, self._start = read_header(self.fp, 1 << 70, MAX_METADATA)
+            header, data = read_header(self.fp, 1 << 70, MAX_METADATA)
             self._mode = header.mode
             describe(self, header)
         except ValueError as error:
             raise UnidentifiedImageError(str(error)) from error
-        self._header, self._size = header, header.size
+        self._header, self._start, self._size = header, len(data), header.size
         if header.colour == "P":
             self.palette = ImagePalette.raw("RGB", header.palette)
         self.tile = []  # nothing for Pillow's own decoders
@@ -110,15 +110,31 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC.rstrip())
 
 
+def _block(name: str, value: Any) -> bytes:
+    """Metadata that a program gives, as bytes."""
+    if isinstance(value, Image.Exif):
+        try:
+            return value.tobytes()
+        except Exception as error:  # of many kinds
+            raise ValueError(
+                f"cannot write this EXIF ({type(error).__name__}: {error}): correct the "
+                "values of its tags"
+            ) from error
+    if not isinstance(value, (bytes, bytearray, memoryview, type(None))):
+        raise ValueError(f"{name} must be bytes, got {type(value).__name__}")
+    return bytes(value or b"")
+
+
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     from .files import exif
     from .files.encoding import encode
+    from .files.pictures import check_depth
 
+    check_depth(image)  # of a copy, the file is not known
     given: dict[str, Any] = image.encoderinfo
     frame = image.copy()
     for name in given.keys() & {"exif", "icc_profile"}:
-        value = given[name]
-        frame.info[name] = value.tobytes() if isinstance(value, Image.Exif) else value
+        frame.info[name] = _block(name, given[name])
     if "exif" not in given:  # a copy lacks what a program has changed
         frame.info["exif"] = exif.block_of(image)
         if exif.orientation_of(frame) != exif.orientation_of(image):

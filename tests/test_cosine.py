@@ -30,6 +30,7 @@ from compressai_uqdm.entropy_models.latents import cosine
 from compressai_uqdm.entropy_models.latents.cosine import Group
 from compressai_uqdm.entropy_models.nested import POINTS, draw_grids, finest_cells
 from compressai_uqdm.entropy_models.pixels import cosine as pixels
+from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.zoo import RECIPES
 
@@ -377,6 +378,19 @@ def test_files_and_cuts(photograph: Image.Image) -> None:
         best = max(best, psnr)
     with pytest.raises(ValueError, match="computes in integer, not in float32"):
         compressai_uqdm.encode(image, codec, arithmetic="float32")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5])
+def test_a_cut_first_stage_shows_no_grid(photograph: Image.Image, share: float) -> None:
+    """Blocks of both colours of the checkerboard are as bright, whichever of them came."""
+    data = compressai_uqdm.encode(photograph, stages=1)
+    header, start = parse_header(data)  # type: ignore[misc]
+    cut = data[: start + int(share * header.lengths[0])]
+    levels = np.asarray(compressai_uqdm.decode(cut).image, float)
+    blocks = levels.reshape(30, 8, 40, 8, 3).mean((1, 3))
+    colour = np.add.outer(np.arange(30), np.arange(40)) % 2
+    difference = blocks[colour == 0].mean(0) - blocks[colour == 1].mean(0)
+    assert np.abs(difference).max() < 2.5  # it was up to 7.8
 
 
 def test_weights_travel(net: CosineUQDM, x: torch.Tensor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image, TiffImagePlugin, features
 
 import compressai_uqdm
 
@@ -68,7 +69,43 @@ def deep_avif(flag: int) -> Image.Image:
     return image
 
 
+def deep_png(bits: int = 16) -> bytes:
+    """A PNG in RGB, 2 x 2."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    header = struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(2 * (1 + 6 * bits // 8)))
+    for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        parts += [struct.pack(">I", len(data)), kind, data, crc]
+    return b"".join(parts)
+
+
+def in_icons(kind: str, png: bytes) -> Image.Image:
+    if kind == "ICO":
+        entry = struct.pack("<BBBBHHII", 2, 2, 0, 0, 1, 32, len(png), 22)
+        return Image.open(io.BytesIO(struct.pack("<HHH", 0, 1, 1) + entry + png))
+    data = b"icp6" + struct.pack(">I", 8 + len(png)) + png
+    return Image.open(io.BytesIO(b"icns" + struct.pack(">I", 8 + len(data)) + data))
+
+
+def deep_tiff(*reds: int) -> Image.Image:
+    """With a palette of 16 bits a colour, as all of TIFF's are."""
+    image = Image.new("P", (2, 2))
+    image.putpalette([17, 0, 0, 34, 0, 0, 51, 0, 0, 68, 0, 0])
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    before = struct.pack("<4H", *(256 * red for red in (17, 34, 51, 68)))
+    assert before in file.getvalue()
+    return Image.open(
+        io.BytesIO(file.getvalue().replace(before, struct.pack("<4H", *reds)))
+    )
+
+
 DEEP = {
+    "PNG": lambda: Image.open(io.BytesIO(deep_png())),
+    "PNG in ICO": lambda: in_icons("ICO", deep_png()),
+    "PNG in ICNS": lambda: in_icons("ICNS", deep_png()),
+    "palette of TIFF": lambda: deep_tiff(257, 512, 300, 0),
     "P6 of 16 bits": lambda: Image.open(CASES / "deep.ppm"),
     "P6 of 10 bits": lambda: Image.open(CASES / "P6-1023.ppm"),
     "P3 of 16 bits": lambda: pnm(b"P3\n2 1\n65535\n1 2 3 4 5 6\n"),
@@ -96,8 +133,43 @@ def test_8_bits_and_fewer_are_not() -> None:
     kinds += ["AVIF"] * features.check("avif")
     for kind in kinds:
         to_planes(as_file(image, kind))
+    for text in (b"P1\n2 1\n1 0\n", b"P4\n2 1\n\x80"):
+        assert to_planes(pnm(text)).levels[..., 0].tolist() == [[0, 255]]
+    for icon in ("ICO", "ICNS"):
+        to_planes(in_icons(icon, deep_png(8)))
+    to_planes(deep_tiff(257, 512, 65280, 65535))
     shallow = pnm(b"P6 2 1 15\n\0\1\2\17\16\15")
     assert to_planes(shallow).levels.ravel().tolist() == [0, 17, 34, 255, 238, 221]
+
+
+def test_depth_of_a_file_that_is_closed(tmp_path: Path) -> None:
+    png, icon = tmp_path / "16.png", tmp_path / "16.ico"
+    png.write_bytes(deep_png())
+    file = in_icons("ICO", deep_png()).fp
+    assert file is not None
+    file.seek(0)
+    icon.write_bytes(file.read())
+    for path in (png, icon, CASES / "deep.ppm"):
+        image = Image.open(path)
+        with pytest.raises(ValueError, match="expected 8 bits per channel"):
+            image.save(tmp_path / "x.uqdm")  # Pillow loads it, and closes it
+        with pytest.raises(ValueError, match="expected 8 bits per channel"):
+            encode(image)
+        assert not (tmp_path / "x.uqdm").exists()
+        image.convert("RGB").save(tmp_path / "x.uqdm")  # as the message says
+        (tmp_path / "x.uqdm").unlink()
+
+
+def test_a_file_that_is_replaced_by_another_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (3, 3)).save(path)
+    image = Image.open(path)
+    image.load()
+    for data in (deep_png(), b"nothing"):
+        path.write_bytes(data)
+        to_planes(image)
+    path.unlink()
+    to_planes(image)
 
 
 # ---- palettes ----
@@ -171,6 +243,71 @@ def test_a_palette_of_opacities() -> None:
     back = there_and_back(image).image
     assert back.tobytes() == image.tobytes()
     assert back.convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+
+
+def test_opacities_of_a_palette_and_of_the_picture() -> None:
+    """Those of the picture override, as in Pillow."""
+    for given in (1, b"\0\x80"):
+        image = Image.new("P", (3, 1))
+        image.putpalette([1, 2, 3, 40, 5, 6, 7, 80, 9, 9, 9, 70], "RGBA")
+        image.putdata([0, 1, 2])
+        image.info["transparency"] = given
+        back = there_and_back(image).image
+        assert back.mode == "P" and back.tobytes() == image.tobytes()
+        assert back.convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+
+
+def test_a_transparent_colour_that_no_pixel_has() -> None:
+    image = with_palette([1, 2, 3] * 4, [0, 1, 3], transparency=2)
+    for stages in (None, 6):
+        assert there_and_back(image, stages=stages).image.info["transparency"] == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [("RGB", b"\0\1\2"), ("RGB", (1, 2)), ("RGB", None), ("L", (1, 2)), ("P", "x")],
+)
+def test_transparent_colours_that_are_none(mode: str, given: object) -> None:
+    image = Image.new(mode, (4, 4))
+    image.info["transparency"] = given
+    with pytest.raises(ValueError, match="expected a transparent colour of mode"):
+        to_planes(image)
+
+
+def test_icons_whose_palette_pillow_loses() -> None:
+    palette = Image.new("P", (64, 64))
+    palette.putpalette([9, 8, 7] * 4)
+    with pytest.raises(ValueError, match="expected a palette"):
+        to_planes(as_file(palette, "ICNS"))
+
+
+# ---- metadata ----
+
+
+@pytest.mark.parametrize("name", ["icc_profile", "exif"])
+@pytest.mark.parametrize("value", ["text", 5, (1, 2), np.zeros(3)])
+def test_metadata_of_another_type_stops_no_picture(name: str, value: object) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info[name] = value
+    assert name not in there_and_back(image).image.info
+    with pytest.raises(ValueError, match=f"{name} must be bytes"):
+        image.save(io.BytesIO(), "UQDM", **{name: value})
+
+
+def test_a_profile_in_a_tiff_may_be_text() -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34675], tags.tagtype[34675] = "a profile", 2  # type: ignore[assignment]
+    image = as_file(Image.new("RGB", (4, 4)), "TIFF", tiffinfo=tags)
+    assert isinstance(image.info["icc_profile"], str)
+    assert there_and_back(image).exact
+
+
+def test_exif_that_cannot_be_written() -> None:
+    for tag, value in ((274, b"\6"), (282, "x"), (1 << 16, 5)):
+        wrong = Image.Exif()
+        wrong[tag] = value
+        with pytest.raises(ValueError, match="cannot write this EXIF"):
+            Image.new("RGB", (4, 4)).save(io.BytesIO(), "UQDM", exif=wrong)
 
 
 # ---- EXIF ----

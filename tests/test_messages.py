@@ -37,6 +37,7 @@ def prepare(photograph: Image.Image) -> None:
     rgb = photograph.crop((100, 100, 124, 116))
     rgb.save("photo.png")
     rgb.convert("CMYK").save("print.tif")
+    rgb.save("profile.tif", icc_profile=bytes(1 << 21))
     Image.new("I;16", (4, 4)).save("deep.png")
     rgb.save("moving.gif", save_all=True, append_images=[rgb.rotate(90)])
     Path("text.png").write_text("no picture")
@@ -68,6 +69,8 @@ def prepare(photograph: Image.Image) -> None:
         "hub": {"model": "someone/mine"},
         "weights": {"digest": b"abcdef"},
         "huge": {"size": (99999, 99999)},
+        "wide": {"size": (9999, 9999)},
+        "profile": {"icc_profile": bytes(1 << 21)},
     }
     for name, change in changes.items():
         other = pack_header(dataclasses.replace(header, **change))  # type: ignore[arg-type]
@@ -109,6 +112,7 @@ SECTIONS: dict[str, list[str]] = {
         "encode print.tif new.uqdm",
         "encode moving.gif new.uqdm",
         "encode photo.png new.uqdm --max-pixels 100",
+        "encode profile.tif new.uqdm",
         "encode flat.jpg new.uqdm",
         "decode alpha.uqdm new.jpg",
         "decode photo.uqdm new.jpg",
@@ -138,6 +142,8 @@ SECTIONS: dict[str, list[str]] = {
         "decode version99.uqdm new.png",
         "decode header.uqdm new.png",
         "decode huge.uqdm new.png",
+        "decode wide.uqdm new.png",
+        "decode profile.uqdm new.png",
         "decode short.uqdm new.png",
         "decode limited.uqdm new.png",
         "decode damaged.uqdm new.png",

@@ -86,7 +86,7 @@ def run() -> NoReturn:
     try:
         code = main()
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = error.code if isinstance(error.code, int) else int(bool(error.code))
     # all of ours is flushed already: this is what a library may have printed
     for stream in (sys.stdout, sys.stderr):
         try:

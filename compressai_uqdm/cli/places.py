@@ -18,9 +18,10 @@ from ..atomic import (
     check_folder,
     descriptor_of,
     is_special,
+    naming,
     write_atomically,
 )
-from ..files.container import ends_in_header, parse_header
+from ..files import container
 from ..files.header import Header
 from .terminal import STANDARD
 
@@ -188,7 +189,7 @@ def read_file(source: Path, limit: int | None = None) -> bytes:
     """
     with _open(source) as file:
         is_regular = _is_regular(source, file)
-        return _read_stages(file, *_read_header(file), is_regular, limit)
+        return _read_stages(file, *_header_of(file), is_regular, limit)
 
 
 def read_header(source: Path) -> tuple[bytes, int]:
@@ -200,10 +201,10 @@ def read_header(source: Path) -> tuple[bytes, int]:
     """
     with _open(source) as file:
         is_regular = _is_regular(source, file)
-        data, header, start = _read_header(file)
+        header, data = _header_of(file)
         if is_regular:
             return data, os.fstat(file.fileno()).st_size
-        data = _read_stages(file, data, header, start, is_regular, None)
+        data = _read_stages(file, header, data, is_regular, None)
         return data, len(data)
 
 
@@ -228,25 +229,15 @@ def _is_regular(source: Path, file: IO[bytes]) -> bool:
     return stat.S_ISREG(mode) and source != STANDARD and descriptor_of(source) is None
 
 
-def _read_header(file: IO[bytes]) -> tuple[bytes, Header, int]:
-    data = file.read(256)
-    while (found := parse_header(data, NO_LIMIT)) is None:
-        if not (more := file.read(len(data))):
-            raise ends_in_header(len(data))
-        data += more
-    return data, *found
+def _header_of(file: IO[bytes]) -> tuple[Header, bytes]:
+    return container.read_header(file, NO_LIMIT)
 
 
 def _read_stages(
-    file: IO[bytes],
-    data: bytes,
-    header: Header,
-    start: int,
-    is_regular: bool,
-    limit: int | None,
+    file: IO[bytes], header: Header, data: bytes, is_regular: bool, limit: int | None
 ) -> bytes:
     """Read on after the header, as far as the file or the limit goes."""
-    wanted = start + sum(header.lengths) + EXCESS
+    wanted = len(data) + sum(header.lengths) + EXCESS
     if limit is not None:
         wanted = min(wanted, limit)
     read = _read if is_regular else _read_stream
@@ -293,15 +284,13 @@ def write(target: Path, data: bytes, replace: bool = False) -> None:
 
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
-    """Have errors name a target, and not a temporary file."""
+    """Have errors name a target, and what to do where it exists."""
     try:
-        yield
+        with naming("standard output" if target == STANDARD else target):
+            yield
     except FileExistsError as error:
         message = f"{target} exists: give --force to replace it"
         raise FileExistsError(message) from error
-    except OSError as error:
-        name = "standard output" if target == STANDARD else str(target)
-        raise OSError(error.errno, error.strerror or str(error), name) from error
 
 
 def _picture_format(target: Path) -> str:

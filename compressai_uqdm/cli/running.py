@@ -273,7 +273,7 @@ def _measure(
 
 _task: Task
 _shares: Any
-_stopped = False
+_at_work = False
 
 
 @contextmanager
@@ -301,9 +301,10 @@ def _start_worker(task: Task, shares: Any) -> None:
 
 
 def _stop(kind: int, frame: FrameType | None) -> None:
-    global _stopped
-    _stopped = True
-    raise SystemExit(128 + kind)
+    if _at_work:
+        raise SystemExit  # with nothing half-written
+    # at once: what it has half read from a queue, others would take for a message
+    os._exit(128 + kind)
 
 
 def _end_with_the_parent() -> None:
@@ -318,11 +319,16 @@ def _work_there(i: int, source: Path, target: Path | None) -> Outcome:
     def show() -> Iterator[Progress]:
         yield lambda share: _shares.__setitem__(i, share)
 
-    if _stopped:
-        raise SystemExit
-    outcome = _attempt(_task, source, target, show)
-    _shares[i] = 1
-    return outcome
+    global _at_work
+    try:
+        _at_work = True
+        outcome = _attempt(_task, source, target, show)
+        _shares[i] = 1
+        return outcome
+    except SystemExit:
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        _at_work = False
 
 
 def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:

@@ -23,6 +23,8 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free
+    if os.name == "nt":  # where consoles are files of their own kind
+        return
     if sys.stdin is not None:
         reader = io.BufferedReader(WaitingFile(0, "rb", closefd=False))
         sys.stdin = io.TextIOWrapper(reader, sys.stdin.encoding, sys.stdin.errors)

@@ -84,7 +84,7 @@ def parse_header(
 
 def read_header(
     file: IO[bytes], max_pixels: int = MAX_PIXELS, max_metadata: int | None = None
-) -> tuple[Header, int]:
+) -> tuple[Header, bytes]:
     """Read the header that a file begins with, and nothing after it.
 
     Args:
@@ -93,7 +93,7 @@ def read_header(
         max_metadata: likewise.
 
     Returns:
-        the header and its length.
+        the header, and its bytes.
 
     Raises:
         DamagedFileError, ValueError: as of :func:`parse_header`.
@@ -107,7 +107,7 @@ def read_header(
         if not more:
             raise ends_in_header(len(data))
         data += more
-    return found
+    return found[0], data
 
 
 def _frame(data: bytes | bytearray) -> tuple[ModuleType, int, int] | None:

@@ -4,9 +4,11 @@ from .. import libraries  # noqa: F401  isort: skip
 
 import bisect
 import dataclasses
+import errno
 import functools
 import itertools
 import math
+import os
 import warnings
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..atomic import write_atomically
+from ..atomic import check_folder, is_special, naming, write_atomically
 from ..checks import MAX_METADATA
 from ..codec.coders import Encoder
 from ..codec.streaming import PictureDecoder
@@ -257,13 +259,16 @@ def _encode(
 
 def _described(image: Image.Image, planes: Planes) -> dict[str, Any]:
     """What a header says of a picture, however it is coded."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, (bytes, bytearray, memoryview)):
+        profile = b""  # in a TIFF file, it may be of any type
     return {
         "size": image.size,
         "colour": planes.colour,
         "palette": planes.palette,
         "transparency": planes.transparency,
         "orientation": exif.orientation_of(image),
-        "icc_profile": Metadata.of(image.info.get("icc_profile") or b""),
+        "icc_profile": Metadata.of(bytes(profile)),
         "exif": Metadata.of(exif.block_of(image)),
     }
 
@@ -340,7 +345,17 @@ def save(
         path: the file; it is written whole or not at all, in place of one that is there.
         model: as of :func:`encode`.
         options: as of :func:`encode`.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: as of :func:`encode`.
     """
+    path = Path(path)
+    with naming(path):  # before the work
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not is_special(path):
+            check_folder(os.path.dirname(os.path.realpath(path)))
     data = encode(image, model, **options)
-    with write_atomically(Path(path)) as file:
+    with naming(path), write_atomically(path) as file:
         file.write(data)

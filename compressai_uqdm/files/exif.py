@@ -60,9 +60,8 @@ def block_of(image: Image.Image) -> bytes:
     """
     if image.format == "TIFF":
         return b""
-    raw = image.info.get("exif") or b""
-    if not isinstance(raw, bytes):
-        raw = b""
+    given = image.info.get("exif")
+    raw = bytes(given) if isinstance(given, (bytes, bytearray, memoryview)) else b""
     in_file = Image.Exif()
     try:
         exif = image.getexif()

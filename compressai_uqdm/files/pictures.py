@@ -2,21 +2,24 @@
 
 import functools
 import io
+import os
 import re
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from ..errors import DamagedFileError
 from . import exif
 from .header import Colour, Header
 from .png import bare_png
 
-__all__ = ["Planes", "describe", "from_planes", "to_planes"]
+__all__ = ["Planes", "check_depth", "describe", "from_planes", "to_planes"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,21 @@ def to_planes(image: Image.Image) -> Planes:
         raise ValueError(
             f"expected one picture, got {frames} frames. Save one of them alone first"
         )
-    if image.mode[0] in "IF" or _is_deep(image):
-        raise ValueError(
-            "expected 8 bits per channel, got a picture with more "
-            f"(mode {image.mode}). Convert it to 8 bits first"
-        )
+    check_depth(image)
+    image.load()  # which gives pictures in icon files their mode and size
     if image.mode not in ("RGB", "L", "1", "P", "RGBA", "LA", "PA"):
         raise ValueError(
             "expected a picture in RGB, grayscale or with a palette, got mode "
             f'{image.mode}. Convert it first, as with convert("RGB")'
         )
+    if image.mode in ("P", "PA") and image.palette is None:  # Pillow's of some icons
+        raise ValueError(
+            f"expected a palette with a picture of mode {image.mode}, and it has none: "
+            "convert the file to PNG first"
+        )
     alpha = None
     if image.has_transparency_data:
-        channel = image.convert("RGBA").getchannel("A")
+        channel = _opacities(image)
         if channel.getextrema() != (255, 255):
             alpha = np.array(channel)
     if image.mode == "PA" and alpha is None:
@@ -96,17 +101,33 @@ def _with_palette(image: Image.Image, alpha: np.ndarray | None) -> Planes | None
     # indexes beyond the palette are black
     palette = palette.ljust(3 * (int(indexes.max()) + 1), b"\0")
     transparency = b""
-    if alpha is not None:
-        given = image.info.get("transparency")
-        if isinstance(given, int):
-            given = bytes([255] * given + [0])
-        if not isinstance(given, bytes):
-            given = bytes(image.getpalette("RGBA") or b"")[3::4]
-        transparency = given[: len(palette) // 3]
-        opacity = np.frombuffer(transparency.ljust(256, b"\xff"), np.uint8)
-        if not np.array_equal(opacity[indexes], alpha):
+    if image.has_transparency_data:
+        # a palette may have opacities, info["transparency"] some, and the latter override
+        every = Image.frombytes("P", (256, 1), bytes(range(256)))
+        every.putpalette(image.getpalette("RGBA") or b"", "RGBA")
+        every.info = image.info
+        opacities = _opacities(every).tobytes()[: len(palette) // 3]
+        expected = 255 if alpha is None else alpha
+        if (np.frombuffer(opacities, np.uint8)[indexes] != expected).any():
             return None
+        transparency = opacities.rstrip(b"\xff")
     return Planes(distinct_colours(palette)[indexes], "P", palette, transparency, alpha)
+
+
+def _opacities(image: Image.Image) -> Image.Image:
+    """The alpha channel of a picture that has one, or transparent colours.
+
+    Raises:
+        ValueError: its transparent colour is none of its mode's.
+    """
+    try:
+        return image.convert("RGBA").getchannel("A")
+    except (TypeError, ValueError) as error:
+        given = image.info.get("transparency")
+        raise ValueError(
+            f'expected a transparent colour of mode {image.mode} in info["transparency"], '
+            f"got {given!r}: correct it, or remove it from there"
+        ) from error
 
 
 def from_planes(
@@ -183,28 +204,47 @@ def _read_alpha(header: Header) -> np.ndarray:
 # ---- depth ----
 
 
+def check_depth(image: Image.Image) -> None:
+    """Raise a ValueError where a picture, or its file, has more than 8 bits per channel."""
+    if image.mode[0] in "IF" or _is_deep(image):
+        raise ValueError(
+            "expected 8 bits per channel, got a picture with more "
+            f'(mode {image.mode}). Convert it to 8 bits first, as with convert("RGB")'
+        )
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits per channel where Pillow's mode has 8.
 
     Pillow keeps what tells it until the picture is loaded, and in some formats only the
-    file itself tells it.
+    file itself tells it. A file that is closed by then, as always when ``Image.save`` calls
+    us, is opened once more, if the program opened it by its name.
     """
-    for codec, _, _, args in getattr(image, "tile", ()):
-        if codec == "SGI16":
-            return True
-        if codec in ("ppm", "ppm_plain") and args[-1] > 255:
-            return True
-        # BGR;16 has 5 or 6 bits per channel
-        if re.search(r"(?<!BGR);(10|12|14|16|24|32|64)", str(args)):
-            return True
     depth = image.info.get("bit_depth")  # of pillow-heif
     if isinstance(depth, int) and depth > 8:
         return True
-    if image.format == "JPEG2000":
-        return _largest_depth(_file_of(image), b"\xff\x4f\xff\x51", _jpeg_2000_depth) > 8
-    if image.format == "AVIF":
-        return _largest_depth(_file_of(image), b"av1C", _av1_depth) > 8
-    return False
+    if not isinstance(image, ImageFile.ImageFile):
+        return False
+    if image.fp is None:
+        with suppress(Exception):  # it may be gone, or another one by now
+            if os.path.isfile(image.filename):
+                with type(image)(image.filename) as again:
+                    return again.size == image.size and _is_deep(again)
+    for codec, _, _, args in image.tile:
+        if codec == "SGI16":
+            return True
+        last = args[-1] if isinstance(args, tuple) else None  # of a bitmap, its mode
+        if codec in ("ppm", "ppm_plain") and isinstance(last, int) and last > 255:
+            return True
+        # BGR;16 has 5 or 6 bits per channel; BC6H has floating-point numbers
+        if re.search(r"(?<!BGR);(10|12|14|16|24|32|64)|BC6H", str(args)):
+            return True
+    if image.format == "TIFF":
+        return _is_deep_tiff(getattr(image, "tag_v2", {}))
+    return any(
+        _largest_depth(_file_of(image), marker, depth_of) > 8
+        for marker, depth_of in _DEPTHS.get(image.format or "", ())
+    )
 
 
 def _file_of(image: Image.Image) -> bytes:
@@ -221,14 +261,14 @@ def _file_of(image: Image.Image) -> bytes:
 
 
 def _largest_depth(data: bytes, marker: bytes, depth: Callable[[bytes], int]) -> int:
-    """Bits per channel by what follows the first of these markers, or 0."""
-    at = data.find(marker)
-    if at < 0:
-        return 0
-    try:
-        return depth(data[at + len(marker) :][: 1 << 16])
-    except IndexError:  # Pillow will say what is wrong with the file
-        return 0
+    """Most bits per channel by what follows these markers, or 0."""
+    largest, at = 0, data.find(marker)
+    while at >= 0:
+        at += len(marker)
+        with suppress(IndexError):  # Pillow will say what is wrong with the file
+            largest = max(largest, depth(data[at : at + (1 << 16)]))
+        at = data.find(marker, at)
+    return largest
 
 
 def _jpeg_2000_depth(segment: bytes) -> int:
@@ -240,6 +280,31 @@ def _jpeg_2000_depth(segment: bytes) -> int:
 def _av1_depth(box: bytes) -> int:
     # AV1CodecConfigurationRecord: high_bitdepth and twelve_bit are bits of its third byte
     return 12 if box[2] & 0x20 else 10 if box[2] & 0x40 else 8
+
+
+def _png_depth(chunk: bytes) -> int:
+    return chunk[8]  # after width and height
+
+
+_JPEG_2000 = (b"\xff\x4f\xff\x51", _jpeg_2000_depth)
+_PNG = (b"\r\n\x1a\n\0\0\0\rIHDR", _png_depth)
+_DEPTHS: dict[str, list[tuple[bytes, Callable[[bytes], int]]]] = {
+    "AVIF": [(b"av1C", _av1_depth)],
+    "ICNS": [_PNG, _JPEG_2000],
+    "ICO": [_PNG],
+    "JPEG2000": [_JPEG_2000],
+}
+"""What comes before the depth in files whose depth Pillow does not tell."""
+
+_BITS_PER_SAMPLE, _COLOUR_MAP = 258, 320
+
+
+def _is_deep_tiff(tags: Mapping[int, Any]) -> bool:
+    """Whether samples, or the 16-bit colours of a palette, need more than 8 bits."""
+    if max(tags.get(_BITS_PER_SAMPLE) or (1,)) > 8:
+        return True
+    # as programs write 8 bits in 16
+    return any(v % 257 and v % 256 for v in tags.get(_COLOUR_MAP) or ())
 
 
 # ---- palettes ----

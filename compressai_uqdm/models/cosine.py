@@ -357,7 +357,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             return torch.full(grey, 128, dtype=torch.uint8, device=self.device)
         # a stage that ends early looks more like the one before
         is_cut = latent.known.missing is not None
-        network, found = self.pictures[latent.stages - 1 - is_cut], []
+        network, found = self.pictures[max(latent.stages - 1 - is_cut, 0)], []
         for guess in self.guesses(latent):
             positions = network(guess) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
             found.append(positions.clip(0, 255).astype(np.uint8))

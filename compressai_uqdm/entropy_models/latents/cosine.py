@@ -35,6 +35,7 @@ from ...identity import Parts
 from .. import steps
 from ..checkerboard import CROSS, OWN, Checkerboard
 from ..coder import SymbolCoder
+from ..filling import fill
 from ..integer import exact_floats
 from ..logistic import log_mass
 from ..nested import POINTS, NestedGrid
@@ -703,10 +704,6 @@ class _Coding:
         self.before, self.finest = before, finest
         self.first_sent = first_sent(threshold)
         self.board = board
-        self.cells, self.sent, self.offsets, self.entries = (
-            np.zeros((len(first.dither), 192), dtype)
-            for dtype in (np.int16, bool, np.int16, np.uint8)
-        )
         self.missing: np.ndarray | None = None
         self.moves: dict[int, np.ndarray] = {}  # of the scales of groups, by image
 
@@ -716,7 +713,8 @@ class _Coding:
         here = self.board.colours[colour], channels
         kinds = location.clamp(-POINTS_MAX, POINTS_MAX).int(), index.int()
         both = torch.stack(kinds).cpu().numpy()  # in one transfer
-        if (colour, channels.start) != (0, 0):
+        is_first = (colour, channels.start) == (0, 0)
+        if not is_first:
             self.grid = self._all()
         grid = self.grid.map(lambda matrix: matrix[here])
         middle = grid.middle.numpy()
@@ -739,6 +737,11 @@ class _Coding:
         moved = (entry + moves).clip(0, 127).astype(np.uint8)
         cell, there = self._code_cells(group, moved)
 
+        if is_first:  # only now: damaged data do not come so far
+            self.cells, self.sent, self.offsets, self.entries = (
+                np.zeros((len(self.grid.dither), 192), dtype)
+                for dtype in (np.int16, bool, np.int16, np.uint8)
+            )
         self.cells[here], self.sent[here] = cell, there
         self.offsets[here] = (offset - POINTS * cell).clip(-CELL_MAX, CELL_MAX)
         self.entries[here] = np.where(there, moved, entry)
@@ -746,7 +749,7 @@ class _Coding:
         if self.missing is not None:
             # of groups after the one where a stream ended, nothing at all is known
             self.missing[here] = True
-        elif self.before is not None and not_there.any():
+        elif not_there.any():
             self.missing = np.zeros(self.cells.shape, bool)
             self.missing[here] = not_there
         middles = torch.from_numpy(POINTS * cell + middle).to(location)
@@ -790,7 +793,7 @@ class _Coding:
         """What is known after the stage."""
         # its cells are known: no one asks for where they begin
         grid = replace(self.grid, offset_before=None)
-        return Known(
+        known = Known(
             torch.from_numpy(self.cells),
             torch.from_numpy(self.sent),
             torch.from_numpy(self.offsets),
@@ -801,6 +804,48 @@ class _Coding:
             None if self.missing is None else torch.from_numpy(self.missing),
             None if self.missing is None else self.before,
         )
+        if self.missing is not None and self.before is None:
+            _fill_blocks(known, self.prior)
+        return known
+
+
+def _fill_blocks(known: Known, prior: CosineConditional) -> None:
+    """Fill the blocks of a first stage that a stream which ends early did not reach.
+
+    The locations that the network gives them differ by the colour of the checkerboard:
+    they would be seen as a grid of dots. The means of blocks are interpolated from those
+    that came. All else of a block whose brightness did not come is zero, as uncertain as
+    in any photograph.
+
+    Args:
+        known: the stage; its offsets and entries are changed.
+        prior: of the stage.
+    """
+    assert known.missing is not None
+    missing = known.missing.numpy()
+    offsets, entries = known.offsets.numpy(), known.entries.numpy()
+    middles = POINTS * known.cells.numpy().astype(np.int32) + known.grid.middle.numpy()
+    blank = missing & missing[:, :1]
+    widest = np.searchsorted(
+        prior.scale_table.cpu().numpy(), prior.spread.cpu().numpy() / known.grid.width
+    )
+    entries[...] = np.where(blank, widest.clip(max=127), entries)
+    target = np.where(blank, 0, middles + offsets)
+    table, some = known.table, slice(N_COLOURS)
+    reach = table.reach[entries[:, some]]
+    at = table.starts[entries[:, some]] + reach + offsets[:, some].clip(-reach, reach)
+    inside = middles[:, some] + (table.means[at] >> MEAN_BITS)
+    target[:, some] = np.where(known.sent[:, some].numpy(), inside, target[:, some])
+    for channel in range(N_COLOURS):
+        column = torch.from_numpy(target[:, channel : channel + 1])
+        is_there = torch.from_numpy(~missing[:, channel : channel + 1])
+        planes = known.board.planes(column)[:, 0].numpy()
+        there = known.board.planes(is_there)[:, 0].numpy()
+        filled = [fill(p, t) if t.any() else p for p, t in zip(planes, there)]
+        found = known.board.matrix(torch.from_numpy(np.stack(filled))[:, None])
+        target[:, channel] = found[:, 0].numpy()
+    changed = (target - middles).clip(-CELL_MAX, CELL_MAX)
+    offsets[...] = np.where(missing, changed, offsets)
 
 
 class _Group(NamedTuple):
