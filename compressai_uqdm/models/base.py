@@ -328,9 +328,10 @@ class ProgressiveModel(
         """A model from a file, ready to code.
 
         Args:
-            path: a file with what :meth:`from_state_dict` takes, as PyTorch, safetensors
-                or NumPy write it, or a folder that ``save_pretrained`` wrote.
-            weights: as in :meth:`from_state_dict`.
+            path: a file with what :meth:`.ProgressiveModel.from_state_dict` takes, as
+                PyTorch, safetensors or NumPy write it, or a folder that
+                ``save_pretrained`` wrote.
+            weights: as in :meth:`.ProgressiveModel.from_state_dict`.
             kwargs: likewise.
 
         Raises:
