@@ -26,7 +26,6 @@ from ..entropy_models.integer import (
     activate,
     bands,
     check_sums,
-    exact_floats,
     rounded_shift,
 )
 from ..entropy_models.pixels.cosine import (
@@ -37,6 +36,7 @@ from ..entropy_models.pixels.cosine import (
     Guess,
     deviations_of,
 )
+from ..settings import exact_floats
 from ..threads import in_threads
 
 __all__ = ["LAYERS", "PictureNetwork"]

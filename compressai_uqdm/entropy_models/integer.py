@@ -2,12 +2,10 @@
 
 Weights and activations are fixed-point numbers, and no sum of a convolution reaches
 2^24, so that single-precision floats hold all of them exactly, in whatever order they
-are added. :func:`check_sums` makes sure of it; :func:`exact_floats` of the precision.
+are added. :func:`check_sums` makes sure of it; :func:`.exact_floats` of the precision.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ __all__ = [
     "activate",
     "bands",
     "check_sums",
-    "exact_floats",
     "rounded_shift",
 ]
 
@@ -108,38 +105,3 @@ def bands(height: int, width: int, places: int | None = None) -> Iterator[slice]
     step = max(1, (places or _BAND) // max(width, 1))
     for first in range(0, height, step):
         yield slice(first, min(first + step, height))
-
-
-@contextmanager
-def exact_floats() -> Iterator[None]:
-    """Single precision, and no gradients, whatever else the caller allows."""
-    mkldnn: Any = torch.backends.mkldnn
-    operations: list[Any] = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
-    operations.append(torch.backends.cuda.matmul)
-    settings = [op for op in operations if hasattr(op, "fp32_precision")]
-    before = [setting.fp32_precision for setting in settings]
-    older = _older_precision()
-    try:
-        if older != "highest":  # cuBLAS refuses to work where the two disagree
-            torch.set_float32_matmul_precision("highest")
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        with (
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-            torch.no_grad(),
-        ):
-            yield
-    finally:
-        if older != "highest":
-            torch.set_float32_matmul_precision(older)
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision
-
-
-def _older_precision() -> str:
-    """What was set the older way; PyTorch no longer tells where the newer one was used."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return "highest"

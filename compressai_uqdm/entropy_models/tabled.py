@@ -30,6 +30,10 @@ class TabledEntropyModel(EntropyModel):
 
     def __init__(self) -> None:
         super().__init__(likelihood_bound=1e-30)
+        # CompressAI's have the default type and device of PyTorch, not of the process
+        self.likelihood_lower_bound.bound = torch.tensor([1e-30], dtype=torch.float32)
+        for name in ("_offset", "_quantized_cdf", "_cdf_length"):
+            setattr(self, name, torch.empty(0, dtype=torch.int32))
         self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
         self._arrays: dict[str, np.ndarray] = {}
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...identity import Parts
+from ...settings import exact_floats
 from .. import refit
 from ..coder import Notes, SymbolCoder
 from ..groups import GROUPS, group
@@ -31,7 +32,6 @@ from ..integer import (
     activate,
     bands,
     check_sums,
-    exact_floats,
     rounded_shift,
 )
 from ..lattice import LATTICE

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from ...identity import Parts, within
+from ...settings import exact_floats
 from .. import refit
 from ..coder import Notes, StreamDecoder, StreamEncoder, SymbolCoder
 from ..groups import GROUPS, group
-from ..integer import exact_floats, rounded_shift
+from ..integer import rounded_shift
 from ..steps import tables as steps_tables
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
