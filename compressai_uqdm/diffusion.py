@@ -19,6 +19,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .checks import check_choice, check_count, check_number
+from .precision import SinglePrecision
 
 __all__ = [
     "DiffusionConfig",
@@ -75,7 +76,7 @@ class DiffusionConfig:
             )
 
 
-class NoiseSchedule(nn.Module):
+class NoiseSchedule(SinglePrecision):
     """gamma(t), linear in t, with fixed or learned ends.
 
     Args:

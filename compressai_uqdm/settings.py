@@ -7,20 +7,24 @@ as they were. Types and devices that PyTorch takes by default are no matter for 
 whatever creates a tensor names both.
 """
 
+import functools
 import os
 import threading
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from .threads import undivided_if_forked
 
-__all__ = ["exact_floats"]
+__all__ = ["exact_floats", "uncompiled"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -41,6 +45,21 @@ def exact_floats() -> Iterator[None]:
             yield
     finally:
         _leave()
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function run as it is where ``torch.compile`` compiles what calls it.
+
+    The compiler computes in its own way what NumPy does, and does not know all of it.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
 
 
 # ---- what is set for the whole process ----
@@ -93,8 +112,8 @@ def _set_single_precision() -> Callable[[], None]:
     """
     mkldnn: Any = torch.backends.mkldnn
     cuda: Any = torch.backends.cuda
-    kinds = [(getattr(mkldnn, name, None), mkldnn) for name in ("conv", "matmul")]
-    kinds.append((cuda.matmul, torch.backends))
+    kinds: list[tuple[Any, Any]] = [(cuda.matmul, torch.backends)]
+    kinds += [(getattr(mkldnn, name, None), mkldnn) for name in ("conv", "matmul")]
     before = []
     for kind, of_all in kinds:
         if hasattr(kind, "fp32_precision"):

@@ -52,8 +52,8 @@ class PictureNetwork(IntegerNetwork):
     """What to add to a picture.
 
     Attributes:
-        conv_0, ...: weights of the layers, int16, ``[out, in, 3, 3]``, and their biases
-            ``conv_0_bias``, ..., int32; zero at first: pictures stay as they are.
+        conv_0, ...: weights of the layers, int32, ``[out, in, 3, 3]``, and their biases
+            ``conv_0_bias``, ...; zero at first: pictures stay as they are.
     """
 
     def __init__(self) -> None:

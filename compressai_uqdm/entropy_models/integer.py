@@ -5,7 +5,8 @@ Weights and activations are fixed-point numbers, and no sum of a convolution rea
 are added. :func:`check_sums` makes sure of it; :func:`.exact_floats` of the precision.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,8 +40,9 @@ _BAND = 1 << 14  # places computed at once: what they take stays in a core's cac
 class IntegerNetwork(nn.Module):
     """A network of integers: what all have in common.
 
-    Its buffers are its weights, int16, and its biases, int32, whose names end with
-    ``bias``; zero at first.
+    Its buffers are its weights and its biases, whose names end with ``bias``, int32 and
+    zero at first: libraries that processes send tensors with know no int16. In a state
+    dict weights are int16, as in files.
 
     Args:
         shapes: of the buffers, by name.
@@ -49,8 +51,21 @@ class IntegerNetwork(nn.Module):
     def __init__(self, shapes: Mapping[str, Sequence[int]]):
         super().__init__()
         for name, shape in shapes.items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(tuple(shape), dtype=dtype))
+            self.register_buffer(name, torch.zeros(tuple(shape), dtype=torch.int32))
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, buffer in self.named_buffers():
+            if not name.endswith("bias"):
+                destination[prefix + name] = buffer.short()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # flat: those of five dimensions can have no format of memory of four
+        for name, buffer in self.named_buffers():
+            self._buffers[name] = fn(buffer.flatten()).view(buffer.shape)
+        return self
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""

@@ -10,13 +10,14 @@ from compressai.entropy_models import EntropyModel
 from torch import Tensor
 
 from ..identity import Parts
+from ..precision import SinglePrecision
 
 __all__ = ["TabledEntropyModel"]
 
 _CHUNK = 1 << 22  # table entries gathered at once, to bound memory; of the format
 
 
-class TabledEntropyModel(EntropyModel):
+class TabledEntropyModel(SinglePrecision, EntropyModel):
     """An entropy model whose tables are rows of one integer CDF each.
 
     In CompressAI's buffers: ``_quantized_cdf``, ``[rows, n]``; ``_cdf_length``, the part

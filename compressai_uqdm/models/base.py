@@ -16,7 +16,7 @@ from ..diffusion import image_to_levels, levels_to_image
 from ..entropy_models.coder import check_strings
 from ..identity import Parts
 from ..progress import Progress
-from ..settings import exact_floats
+from ..settings import exact_floats, uncompiled
 from .card import model_card
 from .checkpoint import Weights, loading, read_checkpoint, undrawn
 
@@ -181,6 +181,7 @@ class ProgressiveModel(
             return self.bound(check_images(x, self.device))
         return self.estimate(x, seed)
 
+    @uncompiled
     @exact_floats()
     def estimate(
         self,
@@ -216,6 +217,7 @@ class ProgressiveModel(
             out["x_hats"] = x_hats
         return out
 
+    @uncompiled
     @torch.no_grad()
     @exact_floats()
     def compress(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
@@ -239,6 +241,7 @@ class ProgressiveModel(
             images.append(encoder.strings())
         return {"strings": [list(stage) for stage in zip(*images)], "shape": x.shape[2:]}
 
+    @uncompiled
     @torch.no_grad()
     @exact_floats()
     def decompress(

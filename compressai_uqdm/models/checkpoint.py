@@ -84,11 +84,14 @@ def loading() -> Iterator[None]:
     They are on the CPU, and may be trained where they were loaded for inference.
     """
     cpu = torch.device("cpu")
+    try:
+        is_default = torch.get_default_device() == cpu
+    except (AssertionError, RuntimeError):  # one that is not there
+        is_default = False
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        # as a context it makes every operation slower
-        nullcontext() if torch.get_default_device() == cpu else cpu,
+        nullcontext() if is_default else cpu,  # it makes every operation slower
         undivided_if_forked(),
     ):
         yield

@@ -42,7 +42,7 @@ from ..entropy_models.nested import (
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
-from ..settings import exact_floats
+from ..settings import exact_floats, uncompiled
 from ..threads import in_threads, undivided
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import (
@@ -198,14 +198,15 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     """
 
     config_bytes: Tensor
+    output_like: Tensor
     arithmetics = ("integer",)
     reconstructions = ("denoise",)
 
     def __init__(self, config: CosineConfig = CosineConfig(), quality: int | None = None):
         super().__init__()
         self.config = self._hub_mixin_config = config
-        # like all that layers make, on the device that PyTorch takes by default
-        self.register_buffer("config_bytes", config.to_tensor().to(torch.get_default_device()))
+        self.register_buffer("output_like", torch.empty(0, dtype=torch.float32), False)
+        self.register_buffer("config_bytes", config.to_tensor().to(self.output_like.device))
         priors = [CosineConditional(unit, config.hidden) for unit in config.networks]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
         self.pixel_prior = CosinePixels()
@@ -233,7 +234,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        return self.latent_priors[0].neighbours.dtype
+        # bfloat16 is off by up to half a level
+        dtype = self.output_like.dtype
+        return torch.float32 if dtype == torch.bfloat16 else dtype
 
     @property
     def portable(self) -> bool:
@@ -413,6 +416,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             latent = replace(latent, stages=stage + 1, known=known)
             yield board.planes(p), latent
 
+    @uncompiled
     def bound(self, levels: Tensor) -> dict[str, Any]:
         """Bits of all stages' coefficients, sent or not, and the image after ``quality``.
 
@@ -449,7 +453,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     def aux_loss(self) -> Tensor:
         """0: the tables' spans are fixed."""
-        return torch.stack([prior.loss() for prior in self.latent_priors]).sum()
+        priors = [*self.latent_priors, self.pixel_prior]
+        return torch.stack([prior.loss() for prior in priors]).sum()
 
     def parts(self) -> Parts:
         yield "widths", np.array(self.config.widths)
@@ -486,9 +491,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         for i, prior in enumerate(self.latent_priors):
             for name, array in prior.arrays():
                 arrays[f"latent_priors.{i}.{name}"] = array
-        for name, buffer in self.named_buffers():
+        for name, weight in self.state_dict().items():
             if name.startswith(("pixel_prior.network.", "pictures.")):
-                arrays[name] = buffer.cpu().numpy()
+                arrays[name] = weight.cpu().numpy()
         np.savez_compressed(path, **arrays)
 
 

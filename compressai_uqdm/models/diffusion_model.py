@@ -92,7 +92,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        # in a model's half precision levels stay apart; in bfloat16 they would not
+        # in a model's half precision; but bfloat16 is off by up to half a level
         half = self.denoiser.dtype == torch.float16
         return torch.float16 if half else torch.float32
 

@@ -73,9 +73,9 @@ class ContextPrior(IntegerNetwork):
     are 0.
 
     Attributes:
-        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int16; the last
+        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int32; the last
             output is the linear path.
-        conv_bias: ``[12, 16 + 1]``, int32.
+        conv_bias: ``[12, 16 + 1]``.
         mix, mix_bias: weights of the second layer, ``[12, 16, 16]`` and ``[12, 16]``.
         head, head_bias: weights of the outputs, ``[12, 2, 16]`` and ``[12, 2]``.
     """

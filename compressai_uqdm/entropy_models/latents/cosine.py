@@ -366,6 +366,12 @@ class CosineConditional(UniformNoiseConditional):
             for channels in GROUPS
             for _ in (0, 1)
         )
+        # no group follows that the last ones could inform, and DistributedDataParallel
+        # waits for a gradient of every parameter that may have one
+        for group, names in zip(self.groups[-2:], (["own"], ["own", "cross"])):
+            for name in names:
+                group.get_parameter(name).requires_grad_(False)
+                group.get_parameter(f"{name}_bias").requires_grad_(False)
 
     def steps(self) -> list[Step]:
         places = [(colour, channels) for channels in GROUPS for colour in (0, 1)]
@@ -552,6 +558,7 @@ class CosineConditional(UniformNoiseConditional):
         for name, factor in zip(("points", "entries", "base"), self._factors(width)):
             yield name, factor.cpu().numpy()
 
+    @torch.no_grad()
     @exact_floats()
     def code(
         self,
@@ -581,6 +588,7 @@ class CosineConditional(UniformNoiseConditional):
         self.walk(first.width, board, coding)
         return coding.known()
 
+    @exact_floats()
     def teach(
         self,
         board: Checkerboard,

@@ -236,7 +236,7 @@ class WindowNetwork(IntegerNetwork):
     """The network of integers that tells where pixels are, by the window around them.
 
     Attributes:
-        conv, bands: of a group's first layer, int16, shapes as in ``SHAPES``; int32
+        conv, bands: of a group's first layer, int32, shapes as in ``SHAPES``;
             ``conv_bias``.
         mix, mix_bias: of its second.
         head, head_bias: of its outputs.
