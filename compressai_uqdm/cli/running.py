@@ -274,6 +274,7 @@ def _measure(
 _task: Task
 _shares: Any
 _stopped = False
+_is_busy = False
 
 
 @contextmanager
@@ -303,7 +304,22 @@ def _start_worker(task: Task, shares: Any) -> None:
 def _stop(kind: int, frame: FrameType | None) -> None:
     global _stopped
     _stopped = True
+    if not _is_busy:
+        # an exception would release the lock of a message that is read half: the next
+        # process would take the rest of it for another, and print a traceback
+        os._exit(128 + kind)
     raise SystemExit(128 + kind)
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Work, which an exception ends, for it to clean up."""
+    global _is_busy
+    _is_busy = True
+    try:
+        yield
+    finally:
+        _is_busy = False
 
 
 def _end_with_the_parent() -> None:
@@ -320,13 +336,15 @@ def _work_there(i: int, source: Path, target: Path | None) -> Outcome:
 
     if _stopped:
         raise SystemExit
-    outcome = _attempt(_task, source, target, show)
+    with _busy():
+        outcome = _attempt(_task, source, target, show)
     _shares[i] = 1
     return outcome
 
 
 def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:
-    return _measure(_task, source, lambda seconds: seconds >= long_pixel)
+    with _busy():
+        return _measure(_task, source, lambda seconds: seconds >= long_pixel)
 
 
 # ---- processes of a launcher ----
