@@ -479,3 +479,14 @@ def test_signals_end_it_as_before(folder: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[1] == "uqdm: terminated\n"
     assert process.returncode == 143
+
+
+# ---- numbers that are large ----
+
+
+def test_numbers_that_are_large(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["truncate", str(DATA), "a.uqdm", "--bpp", "1e308"]) == 0
+    assert Path("a.uqdm").read_bytes() == DATA.read_bytes()
+    with pytest.raises(SystemExit):  # PyTorch would crash
+        main(["verify", str(DATA), "--threads", "100000"])
+    assert "100000 is not in the range" in capsys.readouterr().err

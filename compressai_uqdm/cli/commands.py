@@ -222,7 +222,10 @@ def network(model: str) -> Decorator:
             "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ..."
         ),
         click.option(
-            "--threads", type=POSITIVE, metavar="N", help="Threads of PyTorch in a process."
+            "--threads",
+            type=click.IntRange(1, 1024),  # far more than a system allows end in a crash
+            metavar="N",
+            help="Threads of PyTorch in a process.",
         ),
         click.option(
             "--max-pixels",

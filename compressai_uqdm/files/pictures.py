@@ -209,7 +209,7 @@ def check_depth(image: Image.Image) -> None:
     if image.mode[0] in "IF" or _is_deep(image):
         raise ValueError(
             "expected 8 bits per channel, got a picture with more "
-            f'(mode {image.mode}). Convert it to 8 bits first, as with convert("RGB")'
+            f"(mode {image.mode}). Convert it to 8 bits first"
         )
 
 

@@ -25,7 +25,7 @@ def byte_limit(
     if bpp is not None:
         if not math.isfinite(bpp):
             raise ValueError(f"expected a number of bits per pixel, got {bpp}")
-        limits.append(int(bpp * size[0] * size[1] / 8))
+        limits.append(int(min(bpp * size[0] * size[1] / 8, NO_LIMIT)))
     return min(limits)
 
 
