@@ -85,8 +85,8 @@ def to_cosines(levels: Tensor) -> Tensor:
     """
     B, _, H, W = levels.shape
     h, w = n_blocks(H), n_blocks(W)
-    rows = torch.arange(h * BLOCK).clamp(max=H - 1).to(levels.device)
-    columns = torch.arange(w * BLOCK).clamp(max=W - 1).to(levels.device)
+    rows = torch.arange(h * BLOCK, device=levels.device).clamp(max=H - 1)
+    columns = torch.arange(w * BLOCK, device=levels.device).clamp(max=W - 1)
     x = levels[:, :, rows][:, :, :, columns].double() - 127.5
     colour, plane = (torch.from_numpy(_cosines(n)).to(x) for n in (3, BLOCK))
     x = x.view(B, 3, h, BLOCK, w, BLOCK)

@@ -19,6 +19,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .checks import check_choice, check_count, check_number
+from .precision import SinglePrecision
 
 __all__ = [
     "DiffusionConfig",
@@ -75,7 +76,7 @@ class DiffusionConfig:
             )
 
 
-class NoiseSchedule(nn.Module):
+class NoiseSchedule(SinglePrecision, nn.Module):
     """gamma(t), linear in t, with fixed or learned ends.
 
     Args:
@@ -86,16 +87,19 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         self.config = config
         if config.noise_schedule == "learned_linear":
-            span = torch.tensor(config.gamma_max - config.gamma_min)
-            self.w = nn.Parameter(span)
+            span = config.gamma_max - config.gamma_min
+            self.w = nn.Parameter(torch.tensor(span, dtype=torch.float32))
             if not config.fix_gamma_max:
-                self.b = nn.Parameter(torch.tensor(config.gamma_min))
+                low = torch.tensor(config.gamma_min, dtype=torch.float32)
+                self.b = nn.Parameter(low)
 
     def forward(self, t: float | Tensor) -> Tensor:
         """gamma(t) for times in [0, 1], float64, a scalar or the shape of ``t``."""
         low, high = self.config.gamma_min, self.config.gamma_max
         if self.config.noise_schedule == "fixed_linear":
-            return torch.as_tensor(low + (high - low) * t, dtype=torch.float64)
+            device = t.device if isinstance(t, Tensor) else "cpu"
+            gamma = low + (high - low) * t
+            return torch.as_tensor(gamma, dtype=torch.float64, device=device)
         w = self.w.double().abs()
         if self.config.fix_gamma_max:
             return w * (t - 1) + high

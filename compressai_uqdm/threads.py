@@ -10,13 +10,13 @@ import threading
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
-__all__ = ["in_threads", "undivided"]
+__all__ = ["in_threads", "undivided", "undivided_if_forked"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -33,19 +33,54 @@ _number: ContextVar[int] = ContextVar("number of threads")
 def undivided() -> Iterator[None]:
     """Do not divide operations among threads, but have as many for :func:`in_threads`.
 
-    Divided, operations of a tenth of a millisecond take longer than in one thread.
+    Divided, operations of a tenth of a millisecond take longer than in one thread. Other
+    threads of the program keep the number that they have.
     """
-    number = torch.get_num_threads()
+    with _lock:
+        number = torch.get_num_threads()
     if number == 1:
         yield
         return
     token = _number.set(number)
-    torch.set_num_threads(1)
+    _set_own_number(1)
     try:
         yield
     finally:
-        torch.set_num_threads(number)
+        _set_own_number(number)
         _number.reset(token)
+
+
+def undivided_if_forked() -> AbstractContextManager[None]:
+    """As :func:`undivided` in a process that was forked, and nothing elsewhere.
+
+    The threads that operations are divided among are not forked, and OpenMP would wait for
+    them forever.
+    """
+    return undivided() if _is_forked else nullcontext()
+
+
+def _set_own_number(number: int) -> None:
+    """Set the number of threads that operations of this thread are divided among.
+
+    PyTorch's function sets at once what threads start with that have computed nothing yet.
+    A new thread finds that number, and sets it again.
+    """
+    known, is_set = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        found = torch.get_num_threads()
+        known.set()
+        is_set.wait()
+        torch.set_num_threads(found)
+
+    with _lock:
+        keeper = threading.Thread(target=keep)
+        keeper.start()
+        known.wait()
+        torch.get_num_threads()  # the first use of a thread would undo what was set before
+        torch.set_num_threads(number)
+        is_set.set()
+        keeper.join()
 
 
 def in_threads(
@@ -79,21 +114,23 @@ def in_threads(
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that wait for work, and leave operations undivided."""
-    all_there = threading.Barrier(threads + 1)
+    return ThreadPoolExecutor(threads, "parts", lambda: _set_own_number(1))
 
-    def start() -> None:
-        torch.get_num_threads()  # a thread's number is set at its first use, to the last
-        torch.set_num_threads(1)
-        all_there.wait()
 
-    pool = ThreadPoolExecutor(threads, "parts", start)
-    before = torch.get_num_threads()
-    for _ in range(threads):
-        pool.submit(int)  # a thread starts where none is idle
-    all_there.wait()
-    torch.set_num_threads(before)  # for threads to come: they take what was set last
-    return pool
+_lock = threading.Lock()
+"""Held where a thread's number is set, or may be found for the first time."""
+
+_is_forked = False
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = True
+    _pool.cache_clear()  # threads are not forked
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork
+    )

@@ -16,7 +16,6 @@ from compressai_uqdm.diffusion import Step
 from compressai_uqdm.entropy_models import PixelConditional, UniformNoiseConditional
 from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
 from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.entropy_models.integer import exact_floats
 from compressai_uqdm.entropy_models.lattice import split_dither
 from compressai_uqdm.entropy_models.pixels.softmax import sample_levels
 from compressai_uqdm.entropy_models.randomness import (
@@ -30,6 +29,7 @@ from compressai_uqdm.entropy_models.tables import (
     normal_cdf,
     quantize_cdf,
 )
+from compressai_uqdm.settings import exact_floats
 
 
 def digest(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import os
@@ -24,6 +25,7 @@ from PIL import Image
 
 from compressai_uqdm.atomic import write_atomically
 from compressai_uqdm.cli import main
+from compressai_uqdm.files import encoding
 from compressai_uqdm.files.container import pack_header, parse_header
 from compressai_uqdm.files.rate import truncate
 
@@ -561,3 +563,89 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+# ---- names of outputs ----
+
+
+def test_a_slash_at_the_end_is_a_folder(folder: Path) -> None:
+    assert main([*CUT[:2], "new/", *CUT[2:]]) == 0
+    assert main([*CUT[:2], "x.uqdm/", *CUT[2:]]) == 0
+    assert os.listdir("new") == os.listdir("x.uqdm") == [DATA.name]
+    with pytest.raises(SystemExit):
+        main([*CUT[:2], "a.png/", *CUT[2:]])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("truncate", str(DATA), "", "--stages", "1"),
+        ("encode", "", "x.uqdm"),
+        ("info", ""),
+        ("decode", str(DATA), "--progressive", ""),
+        ("demo", ""),
+        ("demo", "a.png", "--output", ""),
+    ],
+    ids=" ".join,
+)
+def test_empty_names_are_not_the_current_folder(
+    folder: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "expected a name, got an empty one" in capsys.readouterr().err
+    assert os.listdir() == ["a.png"]
+
+
+def test_a_link_into_a_missing_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.symlink("missing/x.uqdm", "link.uqdm")
+    assert main([*CUT[:2], "link.uqdm", *CUT[2:]]) == 1
+    assert f"there is no folder {folder}/missing" in capsys.readouterr().err
+
+
+def test_a_current_folder_that_is_gone(folder: Path) -> None:
+    os.mkdir("gone")
+    os.chdir("gone")
+    os.rmdir(folder / "gone")
+    failed_in_one_line(cut("x.uqdm"), "x.uqdm")
+    done = cut(str(folder / "x.uqdm"))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# ---- the API ----
+
+
+def test_save_names_its_target_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*arguments: object, **options: object) -> bytes:
+        raise AssertionError("that would be work for nothing")
+
+    monkeypatch.setattr(encoding, "encode", encode)
+    image = Image.open("a.png")
+    for name in ("missing/x.uqdm", "a.png/x.uqdm", "."):
+        with pytest.raises(OSError, match=f"{name}'$") as raised:
+            encoding.save(image, name)
+        assert raised.value.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def test_no_room_for_a_file_of_the_api(folder: Path) -> None:
+    """The error names it, and nothing is left of it."""
+    program = """
+import resource, signal, sys
+import compressai_uqdm
+from PIL import Image
+image = Image.effect_noise((64, 64), 80).convert("RGB")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    compressai_uqdm.save(image, "x.uqdm", stages=1)
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "File too large: 'x.uqdm'" in done.stdout, done.stderr
+    assert os.listdir() == ["a.png"]

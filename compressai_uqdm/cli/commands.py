@@ -167,13 +167,30 @@ def together(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-def paths(metavar: str) -> Decorator:
-    # one that cannot be read is found with the others, which it must not stop
-    kind = click.Path(path_type=Path, allow_dash=True, readable=False)
+class Name(click.Path):
+    """The name of a file or a folder.
+
+    One that cannot be read is found with the others, which it must not stop. An empty one,
+    as of a variable of the shell that is not set, would be that of the current folder.
+    """
+
+    def __init__(self, path_type: type = Path, **options: Any):
+        super().__init__(path_type=path_type, readable=False, **options)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if not os.fspath(value):
+            self.fail("expected a name, got an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def paths(metavar: str, path_type: type = Path) -> Decorator:
+    kind = Name(path_type, allow_dash=True)
     return click.argument("paths", nargs=-1, required=True, metavar=metavar, type=kind)
 
 
-in_out = paths("INPUT... OUTPUT")
+in_out = paths("INPUT... OUTPUT", str)  # a slash at its end says that it is a folder
 stages = click.option(
     *("--stages", "--stage", "stages"),
     type=POSITIVE,
@@ -286,7 +303,7 @@ model_of_files = network(f"{MODEL}: of files whose model is not in the zoo.")
 @jobs
 @force
 def encode(
-    paths: tuple[Path, ...], network: Network, jobs: int, force: bool, **options: Any
+    paths: tuple[str, ...], network: Network, jobs: int, force: bool, **options: Any
 ) -> int:
     """Make .uqdm files of pictures."""
     return work_on_all(
@@ -307,7 +324,7 @@ def encode(
 )
 @click.option(
     "--progressive",
-    type=click.Path(path_type=Path, file_okay=False, readable=False),
+    type=Name(file_okay=False),
     metavar="DIR",
     help="Write the picture of every stage into this folder; needs no other output.",
 )
@@ -317,10 +334,10 @@ def encode(
 @model_of_files
 @jobs
 @force
-def decode(paths: tuple[Path, ...], jobs: int, force: bool, **options: Any) -> int:
+def decode(paths: tuple[str, ...], jobs: int, force: bool, **options: Any) -> int:
     """Make pictures of .uqdm files, whole or cut short."""
     if options["progressive"] and len(paths) == 1:
-        pairs = [(source, None) for source in find_inputs(paths, (FILE,))]
+        pairs = [(source, None) for source in find_inputs([Path(paths[0])], (FILE,))]
         return work_on_all(Decode(force=force, **options), pairs, force, jobs)
     pairs_of_files = find_pairs(paths, (FILE,), ".png")
     return work_on_all(Decode(force=force, **options), pairs_of_files, force, jobs)
@@ -332,7 +349,7 @@ def decode(paths: tuple[Path, ...], jobs: int, force: bool, **options: Any) -> i
 @max_bytes
 @bpp
 @force
-def truncate(paths: tuple[Path, ...], force: bool, **limits: Any) -> int:
+def truncate(paths: tuple[str, ...], force: bool, **limits: Any) -> int:
     """Cut .uqdm files to coarser pictures, without a network."""
     if all(limit is None for limit in limits.values()):
         raise UsageError("expected a limit: --stages, --max-bytes or --bpp")
@@ -360,10 +377,10 @@ def verify(paths: tuple[Path, ...], network: Network, jobs: int) -> int:
 
 
 @uqdm.command()
-@click.argument("photo", required=False, type=click.Path(path_type=Path, readable=False))
+@click.argument("photo", required=False, type=Name())
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False, readable=False),
+    type=Name(file_okay=False),
     metavar="DIR",
     help=f"Folder for what it writes, by default {FOLDER}/NAME.",
 )

@@ -41,6 +41,7 @@ __all__ = [
     "open_input",
     "read_file",
     "read_header",
+    "real_path",
     "write",
 ]
 
@@ -103,14 +104,19 @@ def _is_input(path: Path, suffixes: Sequence[str]) -> bool:
         return True
 
 
-def find_pairs(paths: Sequence[Path], suffixes: Sequence[str], new: str) -> list[Pair]:
-    """Every input with its output; the output, last of the paths, may be a folder."""
-    if len(paths) < 2:
+def find_pairs(names: Sequence[str], suffixes: Sequence[str], new: str) -> list[Pair]:
+    """Every input with its output; the output, last of the names, may be a folder.
+
+    One that ends in a slash is a folder, also where there is none yet.
+    """
+    if len(names) < 2:
         raise UsageError("expected an input and an output")
-    inputs, output = find_inputs(paths[:-1], suffixes), paths[-1]
+    *sources, output = map(Path, names)
+    inputs = find_inputs(sources, suffixes)
     if descriptor_of(output) == 1:
         output = STANDARD
-    into_folder = len(paths) > 2 or os.path.isdir(paths[0])
+    is_folder = names[-1].endswith((os.sep, os.altsep or os.sep))
+    into_folder = is_folder or len(sources) > 1 or os.path.isdir(sources[0])
     suffix = output.suffix.lower()
     if not into_folder and not os.path.isdir(output):
         if new == FILE and suffix in NOT_OURS:
@@ -122,7 +128,7 @@ def find_pairs(paths: Sequence[Path], suffixes: Sequence[str], new: str) -> list
         raise UsageError("standard input or output goes with one file")
     if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"of several inputs, the output is a folder: {output} is none")
-    if not os.path.exists(output) and suffix in (FILE, *NOT_OURS):
+    if not os.path.exists(output) and not is_folder and suffix in (FILE, *NOT_OURS):
         raise UsageError(
             f"of several inputs, the output is a folder: {output} is the name of a file"
         )
@@ -139,6 +145,12 @@ def check_source(source: Path) -> None:
     if stat.S_ISDIR(source.stat().st_mode):
         os.listdir(source)
         raise ValueError("a folder with no files for this command in it")
+
+
+def real_path(target: Path) -> str:
+    """Follow the links in the name of an output."""
+    with _naming(target):  # the current folder may be gone
+        return os.path.realpath(target)
 
 
 def check_target(target: Path, replace: bool) -> None:
@@ -160,7 +172,8 @@ def check_target(target: Path, replace: bool) -> None:
             raise ValueError(f"{target} exists: give --force to replace it")
         folder = os.path.dirname(os.path.realpath(target))
         if not os.path.isdir(folder):
-            raise ValueError(f"there is no folder {target.parent}: make it first")
+            named = folder if target.is_symlink() else target.parent
+            raise ValueError(f"there is no folder {named}: make it first")
         check_folder(folder)
 
 

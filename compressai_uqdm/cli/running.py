@@ -21,7 +21,7 @@ import click
 
 from ..atomic import descriptor_of
 from ..progress import Progress
-from .places import Pair, check_source, check_target
+from .places import Pair, check_source, check_target, real_path
 from .tasks import TILE, Task, Told
 from .terminal import (
     STANDARD,
@@ -116,7 +116,7 @@ def _check(
         ours = i % processes == rank
         try:
             check_source(source)
-            real = None if target is None else os.path.realpath(target)
+            real = None if target is None else real_path(target)
             if real in targets:
                 raise ValueError(
                     f"another input goes to {target} too: rename one, or work on it alone"

@@ -84,9 +84,9 @@ def bound(
             z[i + 1][chosen[i]] / step.delta, scale / step.delta, mean / step.delta
         )
     x_hats.append(z[T] / alpha_0)
-    likelihoods["pixels"] = (
-        PixelConditional().to(x.device).likelihood(levels, x_to_levels(x_hats[-1]), kappa)
-    )
+    with x.device:
+        pixels = PixelConditional()
+    likelihoods["pixels"] = pixels.likelihood(levels, x_to_levels(x_hats[-1]), kappa)
     return BoundTerms(likelihoods, x_hats)
 
 

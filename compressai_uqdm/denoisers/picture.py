@@ -26,7 +26,6 @@ from ..entropy_models.integer import (
     activate,
     bands,
     check_sums,
-    exact_floats,
     rounded_shift,
 )
 from ..entropy_models.pixels.cosine import (
@@ -37,6 +36,7 @@ from ..entropy_models.pixels.cosine import (
     Guess,
     deviations_of,
 )
+from ..settings import exact_floats
 from ..threads import in_threads
 
 __all__ = ["LAYERS", "PictureNetwork"]
@@ -52,8 +52,8 @@ class PictureNetwork(IntegerNetwork):
     """What to add to a picture.
 
     Attributes:
-        conv_0, ...: weights of the layers, int16, ``[out, in, 3, 3]``, and their biases
-            ``conv_0_bias``, ..., int32; zero at first: pictures stay as they are.
+        conv_0, ...: weights of the layers, int32, ``[out, in, 3, 3]``, and their biases
+            ``conv_0_bias``, ...; zero at first: pictures stay as they are.
     """
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ It follows Kingma et al., "Variational Diffusion Models" (arXiv 2107.00630): a U
 whose levels all have full resolution. Module names are those of the published weights.
 """
 
+import functools
 import math
 
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from .base import DenoiserConfig
 from .windowed import WindowedDenoiser
 
 __all__ = ["UNet", "UNetConfig"]
+
+# in single precision, whatever type PyTorch takes by default
+Conv2d = functools.partial(nn.Conv2d, dtype=torch.float32)
+GroupNorm = functools.partial(nn.GroupNorm, dtype=torch.float32)
+Linear = functools.partial(nn.Linear, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -86,21 +92,21 @@ class ResnetBlock(nn.Module):
         super().__init__()
         groups, dropout = config.norm_groups, config.dropout_prob
         self.net1 = nn.Sequential(
-            nn.GroupNorm(groups, in_channels),
+            GroupNorm(groups, in_channels),
             nn.SiLU(),
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            Conv2d(in_channels, out_channels, 3, padding=1),
         )
-        self.cond_proj = nn.Linear(4 * config.embedding_dim, out_channels, bias=False)
+        self.cond_proj = Linear(4 * config.embedding_dim, out_channels, bias=False)
         self.net2 = nn.Sequential(
-            nn.GroupNorm(groups, out_channels),
+            GroupNorm(groups, out_channels),
             nn.SiLU(),
             *([nn.Dropout(dropout)] if dropout > 0 else []),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            Conv2d(out_channels, out_channels, 3, padding=1),
         )
         nn.init.zeros_(self.cond_proj.weight)
         _init_zero(self.net2[-1])
         if in_channels != out_channels:
-            self.skip_conv = nn.Conv2d(in_channels, out_channels, 1)
+            self.skip_conv = Conv2d(in_channels, out_channels, 1)
 
     def forward(self, h: Tensor, cond: Tensor) -> Tensor:
         skip = self.skip_conv(h) if hasattr(self, "skip_conv") else h
@@ -116,10 +122,10 @@ class AttentionBlock(nn.Module):
         D = config.embedding_dim
         self.n_heads = config.n_attention_heads
         self.layers = nn.Sequential(
-            nn.GroupNorm(config.norm_groups, D),
-            nn.Conv2d(D, 3 * D, 1),
+            GroupNorm(config.norm_groups, D),
+            Conv2d(D, 3 * D, 1),
             nn.Identity(),  # attention itself; holds the published index of the last
-            nn.Conv2d(D, D, 1),
+            Conv2d(D, D, 1),
         )
         _init_zero(self.layers[-1])
 
@@ -166,10 +172,10 @@ class UNet(WindowedDenoiser):
         self.config, self.diffusion = config, diffusion
         D, C = config.embedding_dim, config.n_channels
         self.embed_conditioning = nn.Sequential(
-            nn.Linear(D, 4 * D), nn.SiLU(), nn.Linear(4 * D, 4 * D), nn.SiLU()
+            Linear(D, 4 * D), nn.SiLU(), Linear(4 * D, 4 * D), nn.SiLU()
         )
         in_channels = C * 5 if config.use_fourier_features else C
-        self.conv_in = nn.Conv2d(in_channels, D, 3, padding=1)
+        self.conv_in = Conv2d(in_channels, D, 3, padding=1)
         self.down_blocks = nn.ModuleList(
             Block(D, D, config) for _ in range(config.n_blocks)
         )
@@ -180,11 +186,19 @@ class UNet(WindowedDenoiser):
             Block(2 * D, D, config) for _ in range(config.n_blocks + 1)
         )
         self.conv_out = nn.Sequential(
-            nn.GroupNorm(config.norm_groups, D),
+            GroupNorm(config.norm_groups, D),
             nn.SiLU(),
-            nn.Conv2d(D, 2 * C if diffusion.learned_prior_scale else C, 3, padding=1),
+            Conv2d(D, 2 * C if diffusion.learned_prior_scale else C, 3, padding=1),
         )
         _init_zero(self.conv_out[-1])
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
 
     def denoise_windows(self, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         cond = self.embed_conditioning(self._embed_time(gamma).type_as(z))

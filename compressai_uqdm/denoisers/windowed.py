@@ -63,7 +63,7 @@ def window_starts(size: int, overlap: int) -> list[int]:
 
 def _profile(size: int, overlap: int) -> Tensor:
     # 1 inside, falling linearly towards both borders over the overlap
-    i = torch.arange(size, dtype=torch.float64) + 0.5
+    i = torch.arange(size, dtype=torch.float64, device="cpu") + 0.5
     return (torch.minimum(i, size - i) / max(overlap, 1)).clamp(max=1)
 
 

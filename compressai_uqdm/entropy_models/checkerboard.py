@@ -15,6 +15,8 @@ OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
 """Those of the other colour."""
 
+_CPU = torch.device("cpu")
+
 
 class Checkerboard:
     """The blocks of images as rows of matrices, ``[B h w, C]``, those of one colour first.
@@ -37,9 +39,9 @@ class Checkerboard:
 
     def __init__(self, B: int, h: int, w: int):
         self.shape = B, h, w
-        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        y, x = torch.arange(h, device=_CPU)[:, None], torch.arange(w, device=_CPU)
         colour = ((y + x) % 2).expand(B, h, w)
-        numbers = torch.arange(B * h * w).view(B, h, w)
+        numbers = torch.arange(B * h * w, device=_CPU).view(B, h, w)
         places = [numbers[colour == c] for c in (0, 1)]
         self._order = torch.cat(places)
         self._place = self._order.argsort().view(B, h, w)
@@ -59,7 +61,7 @@ class Checkerboard:
         """Places of the blocks of colour c around each of the colour ``to``."""
         B, h, w = self.shape
         first, end = self.colours[c].start, self.colours[c].stop
-        padded = torch.full((B, h + 2, w + 2), end - first)
+        padded = torch.full((B, h + 2, w + 2), end - first, device=_CPU)
         here = (self._place >= first) & (self._place < end)
         padded[:, 1:-1, 1:-1][here] = self._place[here] - first
         there = here if to == c else ~here

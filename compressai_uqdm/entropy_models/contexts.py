@@ -34,9 +34,9 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
     networks: dict[str, nn.Module] = {"pixels": contexts.pixels}
     networks |= {str(stage): network for stage, network in enumerate(contexts.latents)}
     arrays = {
-        f"{stage}.{name}": buffer.numpy()
+        f"{stage}.{name}": weight.numpy()
         for stage, network in networks.items()
-        for name, buffer in network.named_buffers()
+        for name, weight in network.state_dict().items()
     }
     with (
         write_atomically(path) as output,

@@ -2,12 +2,11 @@
 
 Weights and activations are fixed-point numbers, and no sum of a convolution reaches
 2^24, so that single-precision floats hold all of them exactly, in whatever order they
-are added. :func:`check_sums` makes sure of it; :func:`exact_floats` of the precision.
+are added. :func:`check_sums` makes sure of it; :func:`.exact_floats` of the precision.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ __all__ = [
     "activate",
     "bands",
     "check_sums",
-    "exact_floats",
     "rounded_shift",
 ]
 
@@ -42,8 +40,9 @@ _BAND = 1 << 14  # places computed at once: what they take stays in a core's cac
 class IntegerNetwork(nn.Module):
     """A network of integers: what all have in common.
 
-    Its buffers are its weights, int16, and its biases, int32, whose names end with
-    ``bias``; zero at first.
+    Its buffers are its weights and its biases, whose names end with ``bias``, int32 and
+    zero at first: libraries that processes send tensors with know no int16. In a state
+    dict weights are int16, as in files.
 
     Args:
         shapes: of the buffers, by name.
@@ -52,8 +51,21 @@ class IntegerNetwork(nn.Module):
     def __init__(self, shapes: Mapping[str, Sequence[int]]):
         super().__init__()
         for name, shape in shapes.items():
-            dtype = torch.int32 if name.endswith("bias") else torch.int16
-            self.register_buffer(name, torch.zeros(tuple(shape), dtype=dtype))
+            self.register_buffer(name, torch.zeros(tuple(shape), dtype=torch.int32))
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, buffer in self.named_buffers():
+            if not name.endswith("bias"):
+                destination[prefix + name] = buffer.short()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # flat: those of five dimensions can have no format of memory of four
+        for name, buffer in self.named_buffers():
+            self._buffers[name] = fn(buffer.flatten()).view(buffer.shape)
+        return self
 
     def check(self) -> None:
         """Raise a ValueError where a sum could be rounded."""
@@ -108,38 +120,3 @@ def bands(height: int, width: int, places: int | None = None) -> Iterator[slice]
     step = max(1, (places or _BAND) // max(width, 1))
     for first in range(0, height, step):
         yield slice(first, min(first + step, height))
-
-
-@contextmanager
-def exact_floats() -> Iterator[None]:
-    """Single precision, and no gradients, whatever else the caller allows."""
-    mkldnn: Any = torch.backends.mkldnn
-    operations: list[Any] = [getattr(mkldnn, name, None) for name in ("conv", "matmul")]
-    operations.append(torch.backends.cuda.matmul)
-    settings = [op for op in operations if hasattr(op, "fp32_precision")]
-    before = [setting.fp32_precision for setting in settings]
-    older = _older_precision()
-    try:
-        if older != "highest":  # cuBLAS refuses to work where the two disagree
-            torch.set_float32_matmul_precision("highest")
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        with (
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-            torch.no_grad(),
-        ):
-            yield
-    finally:
-        if older != "highest":
-            torch.set_float32_matmul_precision(older)
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision
-
-
-def _older_precision() -> str:
-    """What was set the older way; PyTorch no longer tells where the newer one was used."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return "highest"

@@ -78,7 +78,7 @@ def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
 def z_1_points(z_1: Tensor) -> LatticePoints:
     """What :func:`prior_sample` gives, ``[B, 3, H, W]``, as integers."""
     Z = (z_1 / _Z1_PITCH).round().to(torch.int32)
-    dither = torch.zeros((), dtype=torch.int16).expand(z_1.shape[1:])
+    dither = torch.zeros((), dtype=torch.int16, device="cpu").expand(z_1.shape[1:])
     return LatticePoints(Z, dither, LATTICE * _Z1_PITCH)
 
 

@@ -21,9 +21,10 @@ import torch
 
 from torch import Tensor
 
+from ..settings import exact_floats
 from ..threads import in_threads
 from .coder import SymbolCoder
-from .integer import HIDDEN_BITS, exact_floats
+from .integer import HIDDEN_BITS
 from .logistic import log_mass
 from .steps import STEPS_MAX, cost
 from .steps import code as code_steps
@@ -40,6 +41,7 @@ _ITERATIONS = 3  # the third saves 0.02 to 0.07%
 _CLEARLY = 8.0  # times what steps cost
 _RIDGE = 30.0  # precision of what steps are expected to be, in units of outputs
 _FAR = 60.0  # scales: as good as infinitely far
+_CPU = torch.device("cpu")
 
 
 class Cells(NamedTuple):
@@ -165,13 +167,13 @@ def fit(hidden: np.ndarray, cells: Cells, every: int) -> np.ndarray:
 
     def part(first: int) -> Part:
         here = slice(first, first + _PART)
-        a = torch.ones(n + 1, min(_PART, m - first))
+        a = torch.ones(n + 1, min(_PART, m - first), dtype=torch.float32, device=_CPU)
         a[:-1] = torch.from_numpy(hidden[:, here])
         a[:-1] /= 1 << HIDDEN_BITS
         return a, cells.at(here)
 
     parts = in_threads(part, range(0, m, _PART))
-    before = _nats(torch.zeros(2, n + 1, dtype=torch.float64), parts)
+    before = _nats(torch.zeros(2, n + 1, dtype=torch.float64, device=_CPU), parts)
     curvature = _summed(_curvature, parts)
     best, most = np.zeros((2, n + 1), np.int64), 0.0
     for first in (0, n):  # all, and biases alone
@@ -234,9 +236,10 @@ def _newton(parts: list[Part], curvature: Tensor, first: int, before: float) -> 
     hardly depends on it, and takes most of the time.
     """
     n = len(curvature[0])
-    change = torch.zeros(2, n, dtype=torch.float64)
+    change = torch.zeros(2, n, dtype=torch.float64, device=_CPU)
     some = (slice(None), slice(first, None), slice(first, None))
-    matrices = curvature[some] + _RIDGE * torch.eye(n - first, dtype=torch.float64)
+    ridge = _RIDGE * torch.eye(n - first, dtype=torch.float64, device=_CPU)
+    matrices = curvature[some] + ridge
 
     def loss(change: Tensor) -> float:
         return _nats(change, parts) + _RIDGE / 2 * change.square().sum().item()

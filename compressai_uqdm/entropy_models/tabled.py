@@ -10,13 +10,14 @@ from compressai.entropy_models import EntropyModel
 from torch import Tensor
 
 from ..identity import Parts
+from ..precision import SinglePrecision
 
 __all__ = ["TabledEntropyModel"]
 
 _CHUNK = 1 << 22  # table entries gathered at once, to bound memory; of the format
 
 
-class TabledEntropyModel(EntropyModel):
+class TabledEntropyModel(SinglePrecision, EntropyModel):
     """An entropy model whose tables are rows of one integer CDF each.
 
     In CompressAI's buffers: ``_quantized_cdf``, ``[rows, n]``; ``_cdf_length``, the part
@@ -30,6 +31,10 @@ class TabledEntropyModel(EntropyModel):
 
     def __init__(self) -> None:
         super().__init__(likelihood_bound=1e-30)
+        # CompressAI's have the default type and device of PyTorch, not of the process
+        self.likelihood_lower_bound.bound = torch.tensor([1e-30], dtype=torch.float32)
+        for name in ("_offset", "_quantized_cdf", "_cdf_length"):
+            setattr(self, name, torch.empty(0, dtype=torch.int32))
         self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
         self._arrays: dict[str, np.ndarray] = {}
 

@@ -18,6 +18,7 @@ from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
 from ..models.base import ProgressiveModel, Reconstruction
 from ..progress import Passes, Progress
+from ..settings import exact_floats
 from .container import ends_in_header, parse_header
 from .header import Header
 from .model import Codec, codec_of
@@ -169,6 +170,7 @@ class StreamingDecoder:
         return self.stages == (self._net.n_stages if self._net else 1)
 
     @torch.no_grad()
+    @exact_floats()
     def picture(self, reconstruction: Reconstruction = "denoise") -> Picture:
         """The best picture of what has arrived, also of a stage that is not whole.
 

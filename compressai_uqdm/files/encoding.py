@@ -27,6 +27,7 @@ from ..codec.coders import Encoder
 from ..codec.streaming import PictureDecoder
 from ..models.base import ProgressiveModel
 from ..progress import Passes, Progress
+from ..settings import exact_floats
 from . import exif
 from .container import pack_header
 from .header import Arithmetic, Header, Metadata, check_metadata
@@ -154,6 +155,7 @@ def encode_measured(
 
 
 @torch.no_grad()
+@exact_floats()
 def _encode(
     image: Image.Image,
     model: str | Codec,

@@ -11,7 +11,7 @@ import torch
 from ..errors import DamagedFileError
 from ..identity import digest
 from ..models.base import ProgressiveModel
-from ..models.checkpoint import SAVED
+from ..models.checkpoint import SAVED, loading
 from ..models.cosine import CosineUQDM
 from ..models.families import open_checkpoint
 from ..models.uqdm import UQDM
@@ -44,6 +44,7 @@ class Codec:
         self.arithmetics = cast(tuple[Arithmetic, ...], net.arithmetics)
         self._computing_in: dict[Arithmetic, ProgressiveModel[Any]] = {"integer": net}
 
+    @loading()
     def computing_in(self, arithmetic: Arithmetic) -> ProgressiveModel[Any]:
         """The model, in that arithmetic.
 
@@ -164,6 +165,7 @@ def open_codec(model: str, device: str = "cpu", download: bool = True) -> Codec:
 
 
 @functools.lru_cache(maxsize=2)
+@loading()
 def _open(model: str, device: str, download: bool) -> Codec:
     if model in NAMES:
         net: Any = RECIPES[model].load(download=download)

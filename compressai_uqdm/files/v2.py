@@ -200,4 +200,4 @@ def _metadata(what: str, data: bytes) -> Metadata:
     """Inverse of :func:`_packed`."""
     size, at = read_varint(data, 0)
     _check(size <= MAX_INFLATED, f"an {what} of {size} bytes")
-    return Metadata(size, data[at:])
+    return Metadata(size, data[at:]) if size else Metadata()

@@ -16,8 +16,9 @@ from ..diffusion import image_to_levels, levels_to_image
 from ..entropy_models.coder import check_strings
 from ..identity import Parts
 from ..progress import Progress
+from ..settings import exact_floats, uncompiled
 from .card import model_card
-from .checkpoint import Weights, read_checkpoint
+from .checkpoint import Weights, loading, read_checkpoint, undrawn
 
 __all__ = ["ProgressiveModel", "Reconstruction"]
 
@@ -177,9 +178,11 @@ class ProgressiveModel(
             (``denoise``), and ``likelihoods``, a dict of tensors ``[B, 3, H, W]``.
         """
         if self.training:
-            return self.bound(check_images(x))
+            return self.bound(check_images(x, self.device))
         return self.estimate(x, seed)
 
+    @uncompiled
+    @exact_floats()
     def estimate(
         self,
         x: Tensor,
@@ -203,7 +206,7 @@ class ProgressiveModel(
             a list of images, one per stage.
         """
         check_reconstruction(reconstruction)
-        estimator = Estimator(check_images(x), seed, self.dtype)
+        estimator = Estimator(check_images(x, self.device), seed, self.dtype)
         x_hats = [
             levels_to_image(self.reconstruct(latent, reconstruction, seed), self.dtype)
             for latent in self.walk(estimator, self.quality)
@@ -214,7 +217,9 @@ class ProgressiveModel(
             out["x_hats"] = x_hats
         return out
 
+    @uncompiled
     @torch.no_grad()
+    @exact_floats()
     def compress(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
         """Code the first ``quality`` stages of images.
 
@@ -229,14 +234,16 @@ class ProgressiveModel(
             ValueError: ``x`` is not that, or ``update`` was not called.
         """
         images = []
-        for levels in check_images(x).split(1):
+        for levels in check_images(x, self.device).split(1):
             encoder = Encoder(levels, seed, self.portable)
             for _ in self.walk(encoder, self.quality):
                 pass
             images.append(encoder.strings())
         return {"strings": [list(stage) for stage in zip(*images)], "shape": x.shape[2:]}
 
+    @uncompiled
     @torch.no_grad()
+    @exact_floats()
     def decompress(
         self,
         strings: Sequence[Sequence[bytes]],
@@ -322,10 +329,19 @@ class ProgressiveModel(
         raise NotImplementedError
 
     @classmethod
+    @loading()
+    def _from_pretrained(cls, **kwargs: Any) -> Self:
+        with undrawn():
+            return super()._from_pretrained(**kwargs)
+
+    @classmethod
+    @loading()
     def from_checkpoint(
         cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
     ) -> Self:
         """A model from a file, ready to code.
+
+        It is on the CPU, whatever device and type PyTorch takes by default.
 
         Args:
             path: a file with what :meth:`.ProgressiveModel.from_state_dict` takes, as
@@ -350,8 +366,8 @@ class ProgressiveModel(
 # ---- arguments ----
 
 
-def check_images(x: Tensor) -> Tensor:
-    """Levels 0..255, int16, of images in [0, 1].
+def check_images(x: Tensor, device: torch.device) -> Tensor:
+    """Levels 0..255, int16, of images in [0, 1] on a device.
 
     Raises:
         ValueError: they are no such images.
@@ -364,6 +380,11 @@ def check_images(x: Tensor) -> Tensor:
         if x.dim() == 4 and x.shape[1] == 1:
             hint = "; a grayscale image can be passed as x.expand(-1, 3, -1, -1)"
         raise ValueError(f"expected RGB images [B, 3, H, W], got {list(x.shape)}{hint}")
+    if x.device != device:
+        raise ValueError(
+            f"expected images on the model's device, {device}, got them on {x.device}: "
+            "move one of them with .to()"
+        )
     if not (x.min() >= 0 and x.max() <= 1):
         raise ValueError(
             "expected images with values in [0, 1], got values from "

@@ -6,7 +6,8 @@ import re
 import textwrap
 import zipfile
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -16,8 +17,10 @@ import torch
 import torch.nn as nn
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..denoisers.vdm_unet import UNetConfig
+from ..threads import undivided_if_forked
 from .config import PUBLISHED, UQDMConfig
 
 __all__ = [
@@ -29,9 +32,11 @@ __all__ = [
     "config_of",
     "family_of",
     "load_weights",
+    "loading",
     "published_weights",
     "read_checkpoint",
     "state_dict_of",
+    "undrawn",
 ]
 
 SAVED = "model.safetensors"
@@ -50,6 +55,48 @@ Weights = Literal["ema", "ema_schedule", "raw"]
 """Which of a checkpoint's weights, see :func:`published_weights`."""
 
 
+class undrawn(TorchFunctionMode):  # noqa: N801 (a context manager)
+    """Make models whose parameters all come from elsewhere.
+
+    Layers would draw them at random, from the generator that a program may have seeded.
+    """
+
+    DRAWN = (
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.DRAWN:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Make models whose weights are loaded next, independent of the process around.
+
+    They are on the CPU, and may be trained where they were loaded for inference.
+    """
+    cpu = torch.device("cpu")
+    try:
+        is_default = torch.get_default_device() == cpu
+    except (AssertionError, RuntimeError):  # one that is not there
+        is_default = False
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        nullcontext() if is_default else cpu,  # it makes every operation slower
+        undivided_if_forked(),
+    ):
+        yield
+
+
 def allow_published_files() -> None:
     """Let ``torch.load`` read the published files in its safe mode.
 
@@ -63,6 +110,7 @@ def allow_published_files() -> None:
     )
 
 
+@loading()
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The dict in a file, of whatever format: PyTorch's, safetensors or ``.npz``.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from torch import Tensor
@@ -100,7 +101,7 @@ class UQDMConfig(DiffusionConfig):
     def to_tensor(self) -> Tensor:
         """The configuration as bytes of JSON, uint8, to travel in a state dict."""
         text = json.dumps(asdict(self), sort_keys=True)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        return torch.from_numpy(np.array(bytearray(text.encode())))
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "UQDMConfig":

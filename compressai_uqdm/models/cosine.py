@@ -28,6 +28,7 @@ from ..basis import (
 from ..checks import check_count
 from ..codec.coders import Coder
 from ..denoisers.picture import PictureNetwork
+from ..diffusion import levels_to_image
 from ..entropy_models.checkerboard import Checkerboard
 from ..entropy_models.integer import bands
 from ..entropy_models.latents.cosine import CosineConditional, Known
@@ -42,9 +43,17 @@ from ..entropy_models.nested import (
 from ..entropy_models.pixels.cosine import VARIANCE_BITS, CosinePixels, Guess, Moments
 from ..identity import Parts, within
 from ..progress import Progress
+from ..settings import exact_floats, uncompiled
 from ..threads import in_threads, undivided
 from .base import ProgressiveModel, Reconstruction
-from .checkpoint import Weights, check_family, load_weights, state_dict_of
+from .checkpoint import (
+    Weights,
+    check_family,
+    load_weights,
+    loading,
+    state_dict_of,
+    undrawn,
+)
 
 __all__ = ["CosineConfig", "CosineLatent", "CosineUQDM"]
 
@@ -111,7 +120,7 @@ class CosineConfig:
     def to_tensor(self) -> Tensor:
         """The configuration as bytes of JSON, uint8, to travel in a state dict."""
         text = json.dumps({"cosine": asdict(self)}, sort_keys=True)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        return torch.from_numpy(np.array(bytearray(text.encode())))
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "CosineConfig":
@@ -190,13 +199,15 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     """
 
     config_bytes: Tensor
+    output_like: Tensor
     arithmetics = ("integer",)
     reconstructions = ("denoise",)
 
     def __init__(self, config: CosineConfig = CosineConfig(), quality: int | None = None):
         super().__init__()
         self.config = self._hub_mixin_config = config
-        self.register_buffer("config_bytes", config.to_tensor())
+        self.register_buffer("output_like", torch.empty(0, dtype=torch.float32), False)
+        self.register_buffer("config_bytes", config.to_tensor().to(self.output_like.device))
         priors = [CosineConditional(unit, config.hidden) for unit in config.networks]
         self.latent_priors = cast(Sequence[CosineConditional], nn.ModuleList(priors))
         self.pixel_prior = CosinePixels()
@@ -224,7 +235,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        return self.latent_priors[0].neighbours.dtype
+        # bfloat16 is off by up to half a level
+        dtype = self.output_like.dtype
+        return torch.float32 if dtype == torch.bfloat16 else dtype
 
     @property
     def portable(self) -> bool:
@@ -237,6 +250,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     def passes(self, stages: int, picture: bool = False) -> int:
         return min(stages, len(self.config.widths))
 
+    @undivided()
+    @exact_floats()
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> CosineLatent:
@@ -257,6 +272,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return latent
 
     @undivided()
+    @exact_floats()
     def advance(self, latent: CosineLatent, coder: Coder) -> CosineLatent:
         """One stage on: the cells of the image, the prior, the symbols."""
         stages = latent.stages + 1
@@ -304,7 +320,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     def _finest(self, levels: Tensor, latent: CosineLatent) -> Tensor:
         """Cells of the finest grid that hold the coefficients of images, int16."""
         grid = latent.grids[-1]
-        found = torch.empty(grid.shape, dtype=torch.int16)
+        found = torch.empty(grid.shape, dtype=torch.int16, device="cpu")
 
         def fill(rows: slice) -> None:
             x = to_cosines(levels[:, :, BLOCK * rows.start : BLOCK * rows.stop])
@@ -337,6 +353,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         return Moments(positions, spread_variances(variances, here), variances)
 
     @undivided()
+    @exact_floats()
     def reconstruct(
         self, latent: CosineLatent, method: Reconstruction, seed: int
     ) -> Tensor:
@@ -400,21 +417,24 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             latent = replace(latent, stages=stage + 1, known=known)
             yield board.planes(p), latent
 
+    @uncompiled
     def bound(self, levels: Tensor) -> dict[str, Any]:
         """Bits of all stages' coefficients, sent or not, and the image after ``quality``.
 
         The priors of the pixels are trained apart.
         """
-        likelihoods, x_hat = {}, levels / 255
+        likelihoods, x_hat = {}, levels_to_image(levels, torch.float32)
         for p, latent in self.teach(levels):
             likelihoods[f"stage_{latent.stages}"] = p
             if latent.stages == self.quality:
-                x_hat = self.reconstruct(latent, "denoise", 0) / 255
+                shown = self.reconstruct(latent, "denoise", 0)
+                x_hat = levels_to_image(shown, torch.float32)
         return {"x_hat": x_hat, "likelihoods": likelihoods}
 
     # ---- CompressAI ----
 
     @undivided()
+    @loading()
     def update(self, force: bool = False) -> bool:
         """Build the integer tables that ``compress`` needs.
 
@@ -434,7 +454,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
 
     def aux_loss(self) -> Tensor:
         """0: the tables' spans are fixed."""
-        return torch.stack([prior.loss() for prior in self.latent_priors]).sum()
+        priors = [*self.latent_priors, self.pixel_prior]
+        return torch.stack([prior.loss() for prior in priors]).sum()
 
     def parts(self) -> Parts:
         yield "widths", np.array(self.config.widths)
@@ -447,12 +468,15 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         yield from within("pixels", self.pixel_prior.parts())
 
     @classmethod
+    @loading()
     def from_state_dict(
         cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
     ) -> Self:
         state_dict = state_dict_of(state_dict, weights)
         check_family(state_dict, cls)
-        net = cls(CosineConfig.from_tensor(state_dict["config_bytes"]), **kwargs)
+        config = CosineConfig.from_tensor(state_dict["config_bytes"])
+        with undrawn():
+            net = cls(config, **kwargs)
         # tables and the spans of scales may be missing: they follow
         initial = {k: v for k, v in net.state_dict().items() if not _is_weight(k)}
         load_weights(net, {**initial, **state_dict})
@@ -468,9 +492,9 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         for i, prior in enumerate(self.latent_priors):
             for name, array in prior.arrays():
                 arrays[f"latent_priors.{i}.{name}"] = array
-        for name, buffer in self.named_buffers():
+        for name, weight in self.state_dict().items():
             if name.startswith(("pixel_prior.network.", "pictures.")):
-                arrays[name] = buffer.cpu().numpy()
+                arrays[name] = weight.cpu().numpy()
         with write_atomically(Path(path)) as file:
             np.savez_compressed(file, **arrays)
 

@@ -15,6 +15,7 @@ from ..entropy_models.pixels import PIXEL_PRIORS
 from ..entropy_models.pixels.softmax import sample_levels
 from ..entropy_models.randomness import prior_sample, uniform, z_1_points
 from ..progress import Progress
+from ..settings import exact_floats
 from .base import ProgressiveModel, Reconstruction
 from .checkpoint import (
     SAVED,
@@ -22,7 +23,9 @@ from .checkpoint import (
     check_family,
     config_of,
     load_weights,
+    loading,
     state_dict_of,
+    undrawn,
 )
 from .config import UQDMConfig
 
@@ -89,7 +92,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        # in a model's half precision levels stay apart; in bfloat16 they would not
+        # in a model's half precision; but bfloat16 is off by up to half a level
         half = self.denoiser.dtype == torch.float16
         return torch.float16 if half else torch.float32
 
@@ -106,6 +109,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
         # z_0 and pixels are pictures without another
         return coded + (picture and stages < min(self.n_stages, self.config.n_timesteps))
 
+    @exact_floats()
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> Latent:
@@ -123,6 +127,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     # ---- reconstructions ----
 
+    @exact_floats()
     def settle(self, before: Latent, latent: Latent, n_decoded: int) -> Latent:
         # in the first half of the first stage the picture is poor, and the one from
         # nothing is mixed to it
@@ -136,6 +141,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
         """A sample of p(z_s | z_t), in units of Delta."""
         raise NotImplementedError
 
+    @exact_floats()
     def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
         """Levels 0..255 of images that share the seed, ``[B, 3, H, W]``."""
         if latent.levels is not None:
@@ -161,6 +167,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
     # ---- loading ----
 
     @classmethod
+    @loading()
     def from_state_dict(
         cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
     ) -> Self:
@@ -181,16 +188,17 @@ class DiffusionModel(ProgressiveModel[Latent]):
                 configuration.
         """
         state_dict = state_dict_of(state_dict, weights)
-        if "config_bytes" in state_dict:
+        is_whole = "config_bytes" in state_dict
+        if is_whole:
             check_family(state_dict, cls)
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
+        elif "config" not in kwargs:
+            kwargs["config"] = config_of(state_dict)
+        with undrawn():
             net = cls(**kwargs)
-            # arguments may have changed it
+        if is_whole:  # arguments may have changed the configuration
             state_dict = {**state_dict, "config_bytes": net.config_bytes}
         else:
-            if "config" not in kwargs:
-                kwargs["config"] = config_of(state_dict)
-            net = cls(**kwargs)
             # it holds the network; all else stands at its initial value
             initial = net.state_dict().items()
             rest = {k: v for k, v in initial if not k.startswith("denoiser.")}

@@ -25,7 +25,8 @@ from ..entropy_models.lattice import least_bytes
 from ..entropy_models.pixels.interval import IntervalPixels
 from ..entropy_models.randomness import dither, uniform
 from ..identity import Parts, within
-from .checkpoint import Weights
+from ..settings import exact_floats
+from .checkpoint import Weights, loading
 from .config import UQDMConfig
 from .diffusion_model import DiffusionModel
 
@@ -88,6 +89,7 @@ class UQDM(DiffusionModel):
     def least_bytes(self, size: tuple[int, int]) -> int:
         return least_bytes(3 * size[0] * size[1])
 
+    @exact_floats()
     def advance(self, latent: Latent, coder: Coder) -> Latent:
         """One stage on: the denoiser, the prior, the symbols, the next latent."""
         if latent.stages == self.latent_stages:
@@ -116,6 +118,7 @@ class UQDM(DiffusionModel):
             g = torch.special.ndtri(u)
         return p.means + p.scales * g + noise - 0.5
 
+    @loading()
     def update(self, force: bool = False) -> bool:
         """Build the integer tables that :meth:`compress` needs.
 
@@ -145,6 +148,7 @@ class UQDM(DiffusionModel):
 
     # ---- contexts ----
 
+    @loading()
     def load_contexts(self, path: str | Path) -> None:
         """Give the stages context priors, with the networks in a file.
 
@@ -173,6 +177,7 @@ class UQDM(DiffusionModel):
         self.quality = min(self.quality, self.n_stages)
 
     @classmethod
+    @loading()
     def from_state_dict(
         cls,
         state_dict: Mapping[str, Any],

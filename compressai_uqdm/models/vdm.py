@@ -14,6 +14,7 @@ from ..denoisers.base import Denoiser
 from ..diffusion import levels_to_x, prior_kl, x_to_levels
 from ..entropy_models.latents.gaussian_noise import GaussianNoiseConditional
 from ..entropy_models.randomness import gaussian_noise, uniform
+from ..settings import exact_floats
 from .config import GAUSSIAN, UQDMConfig
 from .diffusion_model import DiffusionModel
 
@@ -88,6 +89,7 @@ class VDM(DiffusionModel):
         super().__init__(config, quality, denoiser)
         self.latent_conditional = GaussianNoiseConditional()
 
+    @exact_floats()
     def advance(self, latent: Latent, coder: Coder) -> Latent:
         assert isinstance(coder, Estimator)  # no other is ever made
         if latent.stages == self.config.n_timesteps:
@@ -101,7 +103,8 @@ class VDM(DiffusionModel):
     def bound(self, levels: Tensor) -> dict[str, Any]:
         x = levels_to_x(levels, torch.float64)
         T, schedule, B = self.config.n_timesteps, self.noise_schedule, len(x)
-        u = (torch.rand(1, device=x.device) + torch.arange(B, device=x.device) / B) % 1
+        first = torch.rand(1, dtype=torch.float32, device=x.device)
+        u = (first + torch.arange(B, device=x.device).float() / B) % 1
         i = (u.double() * T).floor().clamp(max=T - 1)[:, None, None, None]
         step, last = schedule.step(i), schedule.step(T - 1)
 

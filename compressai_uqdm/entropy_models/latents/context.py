@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...identity import Parts
+from ...settings import exact_floats
 from .. import refit
 from ..coder import Notes, SymbolCoder
 from ..groups import GROUPS, group
@@ -31,7 +32,6 @@ from ..integer import (
     activate,
     bands,
     check_sums,
-    exact_floats,
     rounded_shift,
 )
 from ..lattice import LATTICE
@@ -73,9 +73,9 @@ class ContextPrior(IntegerNetwork):
     are 0.
 
     Attributes:
-        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int16; the last
+        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int32; the last
             output is the linear path.
-        conv_bias: ``[12, 16 + 1]``, int32.
+        conv_bias: ``[12, 16 + 1]``.
         mix, mix_bias: weights of the second layer, ``[12, 16, 16]`` and ``[12, 16]``.
         head, head_bias: weights of the outputs, ``[12, 2, 16]`` and ``[12, 2]``.
     """

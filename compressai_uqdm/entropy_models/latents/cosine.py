@@ -32,16 +32,16 @@ from torch import Tensor
 
 from ...basis import GROUPS
 from ...identity import Parts
+from ...settings import exact_floats
 from .. import steps
 from ..checkerboard import CROSS, OWN, Checkerboard
 from ..coder import SymbolCoder
 from ..filling import fill
-from ..integer import exact_floats
 from ..logistic import log_mass
 from ..nested import POINTS, NestedGrid
 from ..tables import PRECISION
 from . import scales
-from .uniform_noise import UniformNoiseConditional
+from .uniform_noise import UniformNoiseConditional, log_span
 
 __all__ = ["CosineConditional", "Known"]
 
@@ -239,7 +239,7 @@ def _features(
         return torch.cat(features, 1).float()
 
     N, n = values.shape
-    found = torch.zeros(N + 1, 3 * n, device=values.device)
+    found = torch.zeros(N + 1, 3 * n, dtype=torch.float32, device=values.device)
     found[:-1, 2 * n :] = -0.5 * (1 << ACTIVATION_BITS)
     # of most blocks nothing was sent
     for rows in sent.any(1).nonzero()[:, 0].split(AT_ONCE):
@@ -266,17 +266,21 @@ class Group(nn.Module):
 
         def weights(outputs: int, inputs: int, gain: float) -> nn.Parameter:
             bound = gain / math.sqrt(inputs)
-            return nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+            weight = torch.empty(outputs, inputs, dtype=torch.float32)
+            return nn.Parameter(weight.uniform_(-bound, bound))
 
-        self.bias = nn.Parameter(torch.zeros(hidden))
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+
+        self.bias = zeros(hidden)
         self.mix = weights(hidden, hidden, 1.0)
-        self.mix_bias = nn.Parameter(torch.zeros(hidden))
-        self.head = nn.Parameter(torch.zeros(2 * n, hidden))
-        self.head_bias = nn.Parameter(torch.zeros(2 * n))
+        self.mix_bias = zeros(hidden)
+        self.head = zeros(2 * n, hidden)
+        self.head_bias = zeros(2 * n)
         self.own = weights(hidden, len(OWN) * 3 * n, 0.37)
-        self.own_bias = nn.Parameter(torch.zeros(hidden))
+        self.own_bias = zeros(hidden)
         self.cross = weights(hidden, len(CROSS) * 3 * n, 0.33)
-        self.cross_bias = nn.Parameter(torch.zeros(hidden))
+        self.cross_bias = zeros(hidden)
 
     def fixed(self, name: str) -> Tensor:
         """A parameter as integers."""
@@ -289,7 +293,7 @@ class Group(nn.Module):
         for name, _ in self.named_parameters():
             value = state_dict.get(prefix + name)
             if value is not None and not value.is_floating_point():
-                state_dict[prefix + name] = value * 2.0 ** -_bits(name)
+                state_dict[prefix + name] = value.float() * 2.0 ** -_bits(name)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def look(self, state: Tensor) -> Tensor:
@@ -353,16 +357,22 @@ class CosineConditional(UniformNoiseConditional):
 
     def __init__(self, unit: int, hidden: int):
         super().__init__("logistic")
-        low, high = (math.log(scale) for scale in SCALE_SPAN)
-        self.quantiles.data = torch.tensor([low, (low + high) / 2, high])
+        self.quantiles.data = log_span(*SCALE_SPAN)
         self.unit, self.hidden = unit, hidden
-        self.register_buffer("spread", torch.full((192,), 100.0))
-        self.neighbours = nn.Parameter(torch.full((N_COLOURS, len(CROSS)), 0.25))
+        self.register_buffer("spread", torch.full((192,), 100.0, dtype=torch.float32))
+        shares = torch.full((N_COLOURS, len(CROSS)), 0.25, dtype=torch.float32)
+        self.neighbours = nn.Parameter(shares)
         self.groups = nn.ModuleList(
             Group(channels.stop - channels.start, hidden)
             for channels in GROUPS
             for _ in (0, 1)
         )
+        # no group follows that the last ones could inform, and DistributedDataParallel
+        # waits for a gradient of every parameter that may have one
+        for group, names in zip(self.groups[-2:], (["own"], ["own", "cross"])):
+            for name in names:
+                group.get_parameter(name).requires_grad_(False)
+                group.get_parameter(f"{name}_bias").requires_grad_(False)
 
     def steps(self) -> list[Step]:
         places = [(colour, channels) for channels in GROUPS for colour in (0, 1)]
@@ -409,7 +419,7 @@ class CosineConditional(UniformNoiseConditional):
         one = 1 << FACTOR_BITS
         return (
             (points * one).round(),
-            torch.tensor(round(one / per_entry), dtype=torch.float64),
+            spread.new_tensor(round(one / per_entry)),
             (base * (one << SUM_BITS)).round(),
         )
 
@@ -461,7 +471,7 @@ class CosineConditional(UniformNoiseConditional):
         states: list[Tensor] = []
         own: list[Tensor] = []
         cross: list[Tensor] = []
-        means = torch.empty(0)
+        means = torch.empty(0, device=device)
 
         def zeros(n: int) -> Tensor:
             return torch.zeros(n, self.hidden, dtype=dtype, device=device)
@@ -549,6 +559,7 @@ class CosineConditional(UniformNoiseConditional):
         for name, factor in zip(("points", "entries", "base"), self._factors(width)):
             yield name, factor.cpu().numpy()
 
+    @torch.no_grad()
     @exact_floats()
     def code(
         self,
@@ -578,6 +589,7 @@ class CosineConditional(UniformNoiseConditional):
         self.walk(first.width, board, coding)
         return coding.known()
 
+    @exact_floats()
     def teach(
         self,
         board: Checkerboard,

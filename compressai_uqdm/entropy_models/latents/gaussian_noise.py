@@ -32,7 +32,7 @@ class GaussianNoiseConditional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.quantiles = nn.Parameter(torch.zeros(0))
+        self.quantiles = nn.Parameter(torch.zeros(0, dtype=torch.float32))
 
     def forward(
         self, inputs: Tensor, means: Tensor, noise: Tensor

@@ -27,7 +27,7 @@ from ..tables import (
     symbol_weights,
 )
 
-__all__ = ["Correction", "UniformNoiseConditional"]
+__all__ = ["Correction", "UniformNoiseConditional", "log_span"]
 
 SCALE_LEVELS = 128
 SCALE_SPAN = (0.02, 16.0)  # default span of the scale table, in units of the noise
@@ -70,10 +70,9 @@ class UniformNoiseConditional(TabledEntropyModel):
         if prior_type not in ("logistic", "normal", "gaussian"):
             raise ValueError(f"no such prior_type: {prior_type!r}")
         self.prior_type = prior_type
-        low, high = (math.log(scale) for scale in SCALE_SPAN)
-        self.quantiles = nn.Parameter(torch.tensor([low, (low + high) / 2, high]))
-        self.register_buffer("scale_table", torch.Tensor())
-        self._log_scales = torch.Tensor()
+        self.quantiles = nn.Parameter(log_span(*SCALE_SPAN))
+        self.register_buffer("scale_table", torch.empty(0, dtype=torch.float32))
+        self._log_scales = torch.empty(0, dtype=torch.float32)
 
     def forward(
         self, inputs: Tensor, scales: Tensor, means: Tensor, dither: Tensor | None = None
@@ -353,6 +352,12 @@ class UniformNoiseConditional(TabledEntropyModel):
             is_there[escaped] = more
             found[where], there[where] = symbols, is_there
         return found, there
+
+
+def log_span(low: float, high: float) -> Tensor:
+    """Natural logarithms of the ends of a span of scales, with their middle between."""
+    ends = math.log(low), math.log(high)
+    return torch.tensor([ends[0], sum(ends) / 2, ends[1]], dtype=torch.float32)
 
 
 @functools.lru_cache(maxsize=1)  # stages may have the same

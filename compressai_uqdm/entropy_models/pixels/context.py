@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from ...identity import Parts, within
+from ...settings import exact_floats
 from .. import refit
 from ..coder import Notes, StreamDecoder, StreamEncoder, SymbolCoder
 from ..groups import GROUPS, group
-from ..integer import exact_floats, rounded_shift
+from ..integer import rounded_shift
 from ..steps import tables as steps_tables
 from ..tabled import TabledEntropyModel
 from ..tables import PRECISION, logistic_cdf
@@ -348,13 +349,13 @@ class _Walk:
         log_scales: np.ndarray,
     ) -> refit.Cells:
         """Levels as the network places them: what its last layer is refitted to."""
-        x, low, high = map(torch.from_numpy, (levels, first, last))
+        x, low, high = (torch.from_numpy(a).double() for a in (levels, first, last))
         return refit.Cells(
             below=x - 0.5,
             above=x + 0.5,
             known=(low - 0.5, high + 0.5),
             locations=torch.from_numpy(locations / LOCATION_POINTS),
-            units=torch.full_like(x, 4.0, dtype=torch.float64),
+            units=torch.full_like(x, 4.0),
             log_scales=torch.from_numpy(self.tables.log_scales(log_scales)),
             log_unit=1.0,
             limits=(0.0, 255.0),

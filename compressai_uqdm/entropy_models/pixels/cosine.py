@@ -32,6 +32,7 @@ from torch import Tensor
 from ...basis import BLOCK, n_blocks
 from ...basis import GROUPS as COEFFICIENTS
 from ...identity import Parts, within
+from ...settings import exact_floats
 from ...threads import in_threads
 from .. import refit
 from ..coder import SymbolCoder
@@ -44,10 +45,9 @@ from ..integer import (
     activate,
     bands,
     check_sums,
-    exact_floats,
     rounded_shift,
 )
-from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional
+from ..latents.uniform_noise import SCALE_LEVELS, UniformNoiseConditional, log_span
 from ..steps import tables as steps_tables
 
 __all__ = ["CosinePixels", "Guess", "Moments", "WindowNetwork", "deviations_of"]
@@ -236,7 +236,7 @@ class WindowNetwork(IntegerNetwork):
     """The network of integers that tells where pixels are, by the window around them.
 
     Attributes:
-        conv, bands: of a group's first layer, int16, shapes as in ``SHAPES``; int32
+        conv, bands: of a group's first layer, int32, shapes as in ``SHAPES``;
             ``conv_bias``.
         mix, mix_bias: of its second.
         head, head_bias: of its outputs.
@@ -378,8 +378,7 @@ class CosinePixels(UniformNoiseConditional):
 
     def __init__(self) -> None:
         super().__init__("logistic")
-        low, high = (math.log(scale) for scale in SCALE_SPAN)
-        self.quantiles.data = torch.tensor([low, (low + high) / 2, high])
+        self.quantiles.data = log_span(*SCALE_SPAN)
         self.network = WindowNetwork()
 
     def update(self, force: bool = False) -> bool:

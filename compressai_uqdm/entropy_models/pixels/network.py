@@ -71,8 +71,7 @@ class PixelNetwork(IntegerNetwork):
 
     Attributes:
         trunk_0, ...: weights of the shared layers, ``[48, 12 (planes + 1), 3, 3]`` and
-            ``[48, 48, 3, 3]``, int16; ``trunk_0_bias``, ..., ``[48]``, int32, as all that
-            follow: weights int16, biases int32.
+            ``[48, 48, 3, 3]``, int32 as all that follow; ``trunk_0_bias``, ..., ``[48]``.
         estimate, estimate_conv, estimate_bias: of the better guess, ``[12, 48]``,
             ``[12, 12, 3, 3]`` and ``[12]``.
         conv, trunk_mix, conv_bias: of a group's first layer, ``[12, 33, 12, 3, 3]``, the
