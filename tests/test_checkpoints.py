@@ -6,7 +6,7 @@ import subprocess
 import zipfile
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,18 @@ def test_folders(net: UQDM | VDM | CosineUQDM, tmp_path: Path) -> None:
     net.save_pretrained(tmp_path)
     assert same(type(net).from_checkpoint(tmp_path), net)
     assert same(open_checkpoint(tmp_path), net)
+
+
+def test_published_folders(tmp_path: Path) -> None:
+    net = UQDM(SMALL)
+    model = net.denoiser.state_dict()
+    published = {"model": model, "ema": {"shadow_params": list(model.values())}}
+    torch.save(published, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="width 8 and depth 1 is none of the published"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(SMALL)))
+    assert same(open_checkpoint(tmp_path), net)
+    assert same(UQDM.from_checkpoint(tmp_path), net)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])

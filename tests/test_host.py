@@ -113,7 +113,7 @@ for entry_point in importlib.metadata.entry_points(group="torch.backends"):
     entry_point.load()()
 """
 PILLOW = f"""
-from compressai_uqdm.libraries import stand_ins
+from PIL import Image
 Image.open({str(DATA / "photograph.png")!r}).load()
 print("it goes on")
 """
@@ -222,6 +222,33 @@ print(*sys.modules)
     assert done.returncode == 0 and not done.stderr, done.stderr
     unused = UNUSED - {"torch.export"} if "import torch\n" in use else UNUSED
     assert not unused & set(done.stdout.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["/nonexistent", "/proc", ""])
+def test_no_home(home: str) -> None:
+    """The folder of caches and settings may be missing, or not be writable."""
+    done = run(LOAD, HOME=home, XDG_CACHE_HOME=home, HF_HOME="")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_pytorch_works_as_it_does_without_us() -> None:
+    code = """
+import compressai_uqdm.libraries
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return torch.relu(x) + 1
+
+x = torch.ones(2)
+assert torch.equal(torch.compile(Net(), backend="eager")(x), x + 1)
+assert torch.equal(torch.export.export(Net(), (x,)).module()(x), x + 1)
+assert torch.equal(torch.fx.symbolic_trace(Net())(x), x + 1)
+"""
+    done = run(code, "-W", "ignore")
+    assert done.returncode == 0, done.stderr
 
 
 def test_gc_and_the_wait_policy_stay_as_the_program_has_them() -> None:

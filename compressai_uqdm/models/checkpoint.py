@@ -123,8 +123,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: it holds something else.
     """
     if path.is_dir():
-        saved = path / SAVED
-        path = saved if saved.exists() else path / PUBLISHED_FILE
+        files = [path / name for name in (SAVED, PUBLISHED_FILE)]
+        present = [file for file in files if file.exists()]
+        if not present:
+            raise FileNotFoundError(
+                f"no checkpoint in the folder {path}: expected {SAVED}, or config.json and "
+                f"{PUBLISHED_FILE}"
+            )
+        path = present[0]
     allow_published_files()
     if path.exists() and not path.is_file():  # a pipe, a device
         raise ValueError(f"{path} is not a regular file: expected a checkpoint")
@@ -139,21 +145,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # the unpickler fails in many ways on what is no pickle
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            why = (
-                f"it holds a pickled object, {found[1]}, and reading one can run any "
-                "program: write a new file with torch.save(net.state_dict(), path)"
-            )
-        else:
-            kind = type(error).__name__  # its text advises to trust the file
-            why = (
-                f"{kind}: expected a file that a trainer wrote, or save_pretrained, or as "
-                "published"
-                if start
-                else "it is empty"
-            )
-        raise ValueError(f"{path} is not a checkpoint that can be read ({why})") from error
+        why = type(error).__name__  # its text advises to trust the file
+        advice = "expected a file that a trainer wrote, or save_pretrained, or as published"
+        if not start:
+            why = "it is empty"
+        elif found := re.search(r"GLOBAL (\S+)", str(error)):
+            why = f"it holds a pickled object, {found[1]}, which may run any program"
+            advice = "write its weights alone, with torch.save(net.state_dict(), path)"
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read ({why}): {advice}"
+        ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds no state dict but {type(checkpoint)}")
     return checkpoint

@@ -220,6 +220,7 @@ class DiffusionModel(ProgressiveModel[Latent]):
         Such a folder holds ``config.json`` and ``checkpoint.pt``.
         """
         path = Path(path)
-        if path.is_dir() and not (path / SAVED).exists():
-            kwargs.setdefault("config", UQDMConfig.from_json(path / "config.json"))
+        config = path / "config.json"
+        if config.exists() and not (path / SAVED).exists():
+            kwargs.setdefault("config", UQDMConfig.from_json(config))
         return super().from_checkpoint(path, weights, **kwargs)
