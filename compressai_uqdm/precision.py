@@ -11,7 +11,7 @@ __all__ = ["SinglePrecision"]
 
 
 class SinglePrecision:
-    """Mixed into a module: one that ``half()`` and ``bfloat16()`` leave in single precision.
+    """Mixed into a module that ``half()`` and ``bfloat16()`` leave in single precision.
 
     Entropy models and noise schedules are small, and everything that is coded follows from
     them: their tables, and the integers that weights stand for, would be others.
