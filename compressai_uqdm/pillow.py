@@ -6,7 +6,8 @@ the files, and so do libraries that work through Pillow.
 
 Opening reads the header; PyTorch is imported when the picture is loaded, or saved. Options
 of ``Image.save`` are those of :func:`.encode`, ``exif`` and ``icc_profile``; as with other
-formats, it ignores those it does not know, and of an animation saves one frame.
+formats, it ignores those it does not know, and of an animation saves one frame, unless
+all are asked for, which is refused.
 """
 
 import inspect
@@ -143,7 +144,15 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     fp.write(encode(frame, **{name: given[name] for name in given.keys() & known}))
 
 
+def _save_all(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    raise ValueError(
+        "a .uqdm file holds one picture: leave save_all and append_images out, and save "
+        "each frame in a file of its own"
+    )
+
+
 Image.register_open(FORMAT, UqdmImageFile, _accept)
 Image.register_save(FORMAT, _save)
+Image.register_save_all(FORMAT, _save_all)
 Image.register_extension(FORMAT, ".uqdm")
 Image.register_mime(FORMAT, MIME)

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from compressai_uqdm import DamagedFileError, StreamingDecoder, decode, encode
+from compressai_uqdm.files import webp
 from compressai_uqdm.files.container import pack_header, parse_header
 from compressai_uqdm.files.header import Header
 from compressai_uqdm.files.model import open_codec
@@ -252,3 +254,19 @@ def test_the_command_says_so(stored: bytes, tmp_path: Path) -> None:
 
 def test_the_default_model_is_the_one_of_graphics() -> None:
     assert is_stored(encode(page(), open_codec("uqdm-photo")))
+
+
+def test_pillow_s_limit_of_pixels(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings of large pictures may be errors, and are none of damage."""
+    n_pixels = 97 * 60
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", n_pixels // 2 + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(stored).exact
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(ValueError, match="MAX_IMAGE_PIXELS") as raised:
+        decode(stored)
+        pytest.skip("this Pillow has no limit there")
+    assert not isinstance(raised.value, DamagedFileError)
+    monkeypatch.setattr(webp, "MOST_PIXELS", n_pixels - 1)  # what all can decode
+    assert not is_stored(encode(page()))

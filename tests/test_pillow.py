@@ -218,6 +218,10 @@ def test_a_frame_of_an_animation(photograph: Image.Image) -> None:
     animation.seek(1)
     back = opened(saved(animation))
     assert back.convert("RGB").tobytes() == frames[1].convert("RGB").tobytes()
+    with pytest.raises(ValueError, match="one picture"):  # as of imageio
+        animation.save(io.BytesIO(), "UQDM", save_all=True)
+    with pytest.raises(ValueError, match="one picture"):
+        frames[0].save(io.BytesIO(), "UQDM", append_images=frames[1:])
 
 
 # ---- what goes with a picture ----

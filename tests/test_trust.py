@@ -17,6 +17,7 @@ from PIL import Image
 
 import compressai_uqdm
 
+from compressai_uqdm.cli import main
 from compressai_uqdm.files.container import pack_header, parse_header
 from compressai_uqdm.files.decoding import StreamingDecoder, decode
 from compressai_uqdm.files.header import Header
@@ -245,3 +246,26 @@ def test_metadata_never_stop_a_picture(exif: bytes) -> None:
     assert decode(forged).image.tobytes() == expected
     image = Image.open(io.BytesIO(forged))
     assert image.tobytes() == expected
+
+
+# ---- pictures to encode ----
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's script in place of Ghostscript")
+@pytest.mark.parametrize("side", [16, 4000])  # of large pictures, a part is coded before
+def test_no_picture_runs_a_program(
+    side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    picture = tmp_path / "a.png"  # whatever its name
+    picture.write_text(
+        f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {side} {side}\n%%EndComments\n"
+    )
+    assert main(["encode", str(picture), str(tmp_path / "x.uqdm")]) == 1
+    assert main(["demo", str(picture), "--output", str(tmp_path / "demo")]) == 1
+    with Image.open(picture) as image, pytest.raises(ValueError, match="PostScript"):
+        compressai_uqdm.encode(image)
+    assert not (tmp_path / "was-run").exists()

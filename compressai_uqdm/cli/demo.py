@@ -80,7 +80,7 @@ def demonstrate(
         check_source(source)
         with open_input(source) as opened:
             image = _upright(opened, network.max_pixels)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow's are of many kinds
         raise Failure(f"{name_of(source)}: {told(error, source)}") from error
     codec = network.codec()
     output.mkdir(parents=True, exist_ok=True)

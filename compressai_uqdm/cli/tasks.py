@@ -257,6 +257,8 @@ def open_picture(file: IO[bytes] | Path, max_pixels: int = NO_LIMIT) -> "Image.I
     """
     from PIL import Image, UnidentifiedImageError
 
+    from ..files.pictures import check_no_program
+
     Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
         image = Image.open(file)
@@ -264,6 +266,7 @@ def open_picture(file: IO[bytes] | Path, max_pixels: int = NO_LIMIT) -> "Image.I
         raise ValueError(
             "no picture that Pillow can read: convert it to PNG first"
         ) from error
+    check_no_program(image)  # before any part of it is wanted
     if image.width * image.height > max_pixels:
         raise ValueError(
             f"the picture has {image.width} x {image.height} pixels, more than "

@@ -19,7 +19,14 @@ from . import exif
 from .header import Colour, Header
 from .png import bare_png
 
-__all__ = ["Planes", "check_depth", "describe", "from_planes", "to_planes"]
+__all__ = [
+    "Planes",
+    "check_depth",
+    "check_no_program",
+    "describe",
+    "from_planes",
+    "to_planes",
+]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ def to_planes(image: Image.Image) -> Planes:
             f"expected one picture, got {frames} frames. Save one of them alone first"
         )
     check_depth(image)
+    check_no_program(image)
     image.load()  # which gives pictures in icon files their mode and size
     if image.mode not in ("RGB", "L", "1", "P", "RGBA", "LA", "PA"):
         raise ValueError(
@@ -202,6 +210,15 @@ def _read_alpha(header: Header) -> np.ndarray:
 
 
 # ---- depth ----
+
+
+def check_no_program(image: Image.Image) -> None:
+    """Raise a ValueError where Pillow would run another program to load a picture."""
+    if image.format == "EPS" and getattr(image, "tile", None):
+        raise ValueError(
+            "expected a picture, got a program in PostScript, which Pillow would have "
+            "Ghostscript run. Convert it to PNG first, if you trust it"
+        )
 
 
 def check_depth(image: Image.Image) -> None:

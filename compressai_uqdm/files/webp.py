@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from PIL import Image, features
+from PIL import Image, WebPImagePlugin, features
 
 from ..errors import DamagedFileError
 
@@ -25,6 +25,9 @@ FEW_COLOURS, FEW_GRAYS = 256, 48
 
 SAMPLE = 1 << 16
 """Pixels, about, to count colours in."""
+
+MOST_PIXELS = 178_956_970
+"""Pixels of a stored picture at most: by default Pillow's WebP decoder takes no more."""
 
 _RIFF = struct.Struct("<4sI4s4sI")
 _CRC_BYTES = 3
@@ -64,7 +67,7 @@ def encode_webp(
         the VP8L stream, without the RIFF header around it, and a checksum of 3 bytes; None
         where WebP cannot hold the picture, or Pillow lacks it.
     """
-    if not features.check("webp"):
+    if not features.check("webp") or levels[..., 0].size > MOST_PIXELS:
         return None
     pixels = levels if alpha is None else np.dstack([levels, alpha])
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -99,7 +102,7 @@ def decode_webp(
 
     Raises:
         DamagedFileError: it is not the stream of such a picture.
-        ValueError: Pillow was built without WebP.
+        ValueError: Pillow was built without WebP, or its limit of pixels is lower.
     """
     if not features.check("webp"):
         raise ValueError(
@@ -113,9 +116,11 @@ def decode_webp(
         if _size_of(stream) != size:  # before it takes memory
             raise ValueError(f"a picture of {_size_of(stream)} pixels")
         file = io.BytesIO(header + stream.ljust(length, b"\0"))
-        # not Image.open, which has a limit of its own
-        image = Image.open(file, formats=["WEBP"])
+        # not Image.open, which warns of large pictures
+        image = WebPImagePlugin.WebPImageFile(file)
         pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error} Raise PIL.Image.MAX_IMAGE_PIXELS") from error
     except Exception as error:  # Pillow's are of many kinds
         text = f"{type(error).__name__}: {error}"
         raise DamagedFileError(f"the stored WebP stream is damaged: {text}") from error
