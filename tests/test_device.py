@@ -27,7 +27,6 @@ from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseCon
 from compressai_uqdm.entropy_models.lattice import LatticePoints
 from compressai_uqdm.files.decoding import decode
 from compressai_uqdm.files.encoding import encode
-from compressai_uqdm.models import uqdm
 from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
 from compressai_uqdm.training.config import TrainingConfig
 from compressai_uqdm.training.loop import Run
@@ -186,7 +185,6 @@ LEFT_OUT: dict[str, tuple[str, Any, str, str]] = {
     "dither": ("uqdm-nano", latent, "from_lattice", ".to(Z.device)"),
     "tables": ("uqdm-nano", UniformNoiseConditional, "array", ".cpu()"),
     "positions": ("uqdm-nano", LatticePoints, "integers", ".cpu()"),
-    "pixels in training": ("uqdm-nano", uqdm, "bound", ".to(x.device)"),
     "grids": ("uqdm-photo", CosineUQDM, "_finest", ".to(x.device)"),
     "cells": ("uqdm-photo", CosineUQDM, "_finest", ".cpu()"),
     "moments": ("uqdm-photo", Known, "moments_of", ".cpu()"),

@@ -243,7 +243,7 @@ def _encode(
             f"{reached:.2f} dB of the {min_psnr:g} wanted: raise the limit of bytes or of "
             "stages for more",
             QualityWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     # to leave out a few bytes takes more of them than it saves
     limited = dataclasses.replace(header, limited_to=n_bytes)
