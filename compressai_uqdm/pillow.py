@@ -87,14 +87,13 @@ class UqdmImageFile(ImageFile.ImageFile):
                 "Set ImageFile.LOAD_TRUNCATED_IMAGES to have the picture so far"
             )
         from .files.decoding import decode
+        from .files.pictures import describe
 
         pixels = self.width * self.height
         try:
             picture = decode(data, partial=partial, max_pixels=pixels)
         except (ValueError, FileNotFoundError) as error:
             raise OSError(str(error)) from error
-        from .files.pictures import describe
-
         if header.colour == "1" and not picture.exact:
             return picture.image.convert("1")
         if header.colour == "P" and not picture.exact:

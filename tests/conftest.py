@@ -50,6 +50,16 @@ def squares(photograph: Image.Image) -> np.ndarray:
     return np.stack([np.asarray(image) for image in cut])
 
 
+@pytest.fixture
+def folder(
+    tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The current folder, empty but for ``a.png``, RGB, 24x16."""
+    monkeypatch.chdir(tmp_path)
+    photograph.crop((100, 100, 124, 116)).save("a.png")
+    return tmp_path
+
+
 # ---- processes ----
 
 

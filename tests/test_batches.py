@@ -25,15 +25,6 @@ TESTS = Path(__file__).parent
 DATA = TESTS / "data/v2-photo-rgb.uqdm"
 
 
-@pytest.fixture
-def folder(
-    tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    monkeypatch.chdir(tmp_path)
-    photograph.crop((100, 100, 124, 116)).save("a.png")
-    return tmp_path
-
-
 def run(
     *arguments: str, timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -25,15 +25,6 @@ from compressai_uqdm.cli import main
 from compressai_uqdm.files.container import pack_header, parse_header
 
 
-@pytest.fixture
-def folder(
-    tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    monkeypatch.chdir(tmp_path)
-    photograph.crop((100, 100, 124, 116)).save("a.png")
-    return tmp_path
-
-
 def uqdm(
     *arguments: str, python: str = sys.executable, **options: object
 ) -> subprocess.CompletedProcess[bytes]:

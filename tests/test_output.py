@@ -36,15 +36,6 @@ PROGRAM = [sys.executable, "-m", "compressai_uqdm"]
 CUT = ["truncate", str(DATA), "--stages", "5"]  # takes no network, so a moment
 
 
-@pytest.fixture
-def folder(
-    tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    monkeypatch.chdir(tmp_path)
-    photograph.crop((100, 100, 124, 116)).save("a.png")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def expected() -> bytes:
     """What the command CUT writes."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
+    "NO_LIMIT",
     "PICTURES",
     "Pair",
     "as_bytes",
@@ -192,21 +193,9 @@ def open_input(source: Path) -> Iterator[IO[bytes]]:
 
 
 def read_file(source: Path, limit: int | None = None) -> bytes:
-    """Read a .uqdm file, or so many bytes of it.
+    """Read a .uqdm file, at most ``limit`` bytes of it.
 
-    Of what comes after its end, a part is enough to say so.
-
-    Raises:
-        DamagedFileError: it is none, or its header is damaged.
-        ValueError: it is a device, or a pipe with too much in it.
-    """
-    with _open(source) as file:
-        is_regular = _is_regular(source, file)
-        return _read_stages(file, *_header_of(file), is_regular, limit)
-
-
-def read_header(source: Path) -> tuple[bytes, int]:
-    """Read what a .uqdm file begins with, all of its header in it, and measure the file.
+    Bytes after its end are read up to ``EXCESS``: enough to report them.
 
     Raises:
         DamagedFileError: it is none, or its header is damaged.
@@ -214,11 +203,30 @@ def read_header(source: Path) -> tuple[bytes, int]:
     """
     with _open(source) as file:
         is_regular = _is_regular(source, file)
-        header, data = _header_of(file)
+        header, data = container.read_header(file, NO_LIMIT)
+        return _read_stages(file, header, data, is_regular, limit)
+
+
+def read_header(source: Path, max_pixels: int = NO_LIMIT) -> tuple[Header, bytes, int]:
+    """Read the header of a .uqdm file, and measure the file.
+
+    Args:
+        source: the file.
+        max_pixels: largest picture to accept.
+
+    Returns:
+        the header, its bytes, and the number of bytes of the file.
+
+    Raises:
+        DamagedFileError: it is none, or its header is damaged.
+        ValueError: it is a device, or a pipe with too much in it.
+    """
+    with _open(source) as file:
+        is_regular = _is_regular(source, file)
+        header, data = container.read_header(file, max_pixels)
         if is_regular:
-            return data, os.fstat(file.fileno()).st_size
-        data = _read_stages(file, header, data, is_regular, None)
-        return data, len(data)
+            return header, data, os.fstat(file.fileno()).st_size
+        return header, data, len(_read_stages(file, header, data, is_regular, None))
 
 
 def _open(source: Path) -> AbstractContextManager[IO[bytes]]:
@@ -242,10 +250,6 @@ def _is_regular(source: Path, file: IO[bytes]) -> bool:
     return stat.S_ISREG(mode) and source != STANDARD and descriptor_of(source) is None
 
 
-def _header_of(file: IO[bytes]) -> tuple[Header, bytes]:
-    return container.read_header(file, NO_LIMIT)
-
-
 def _read_stages(
     file: IO[bytes], header: Header, data: bytes, is_regular: bool, limit: int | None
 ) -> bytes:
@@ -258,7 +262,7 @@ def _read_stages(
 
 
 def _read(file: IO[bytes], count: int) -> io.BytesIO:
-    """Read so many bytes, or all there are: memory is taken for these alone."""
+    """Read ``count`` bytes, or fewer at the end; memory grows with what is read."""
     data = io.BytesIO()
     while count > 0 and (piece := file.read(min(count, CHUNK))):
         count -= data.write(piece)

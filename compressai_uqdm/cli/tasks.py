@@ -22,6 +22,7 @@ from ..files.header import Header
 from ..files.rate import truncate, whole_stages
 from .libraries import import_libraries
 from .places import (
+    NO_LIMIT,
     as_bytes,
     check_target,
     not_kept,
@@ -60,7 +61,6 @@ __all__ = [
 ]
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-NO_LIMIT = 1 << 70
 
 TILE = 96
 """Side of the square that is coded to tell how long a picture takes: the published
@@ -364,7 +364,7 @@ class _Decoding:
 
     def pixels(self, source: Path) -> int:
         try:
-            header, _ = _header(read_header(source)[0], self.network.max_pixels)
+            header, _, _ = read_header(source, self.network.max_pixels)
         except Exception:  # the work will tell
             return 0
         return math.prod(header.size) if header.storage == "stages" else 0
@@ -378,7 +378,7 @@ class _Decoding:
         from ..files.decoding import decode
         from ..files.model import codec_of
 
-        header, _ = _header(read_header(source)[0], NO_LIMIT)
+        header, _, _ = read_header(source)
         codec = codec_of(header, self.network.model, device)
         if _is_quick(codec, is_long):
             return 0.0
@@ -540,8 +540,8 @@ class Info(WithoutNetwork):
     """What a header tells."""
 
     def __call__(self, source: Path, target: Path | None, show: Show) -> Told:
-        data, size = read_header(source)
-        header, start = _header(data, NO_LIMIT)
+        header, data, size = read_header(source)
+        start = len(data)
         width, height = header.size
         colours = {"L": "grayscale", "P": "palette", "1": "black and white"}
         picture = [f"{width} x {height}", colours.get(header.colour, "RGB")]
