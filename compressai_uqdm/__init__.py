@@ -13,6 +13,11 @@ from . import plugin
 if TYPE_CHECKING:
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DamagedStringError as DamagedStringError
+    from .families.dct.model import CosineConfig as CosineConfig
+    from .families.dct.model import CosineUQDM as CosineUQDM
+    from .families.uqdm.config import UQDMConfig as UQDMConfig
+    from .families.uqdm.model import UQDM as UQDM
+    from .families.uqdm.vdm import VDM as VDM
     from .files.decoding import NotYetError as NotYetError
     from .files.decoding import Picture as Picture
     from .files.decoding import StreamingDecoder as StreamingDecoder
@@ -21,26 +26,21 @@ if TYPE_CHECKING:
     from .files.encoding import QualityWarning as QualityWarning
     from .files.encoding import encode as encode
     from .files.encoding import save as save
-    from .models import UQDM as UQDM
-    from .models import VDM as VDM
-    from .models import CosineConfig as CosineConfig
-    from .models import CosineUQDM as CosineUQDM
-    from .models import UQDMConfig as UQDMConfig
 
 __version__ = "0.2.0"
 
 _HOMES = {
-    "CosineConfig": ".models",
-    "CosineUQDM": ".models",
+    "CosineConfig": ".families.dct.model",
+    "CosineUQDM": ".families.dct.model",
     "DamagedFileError": ".errors",
     "DamagedStringError": ".errors",
     "NotYetError": ".files.decoding",
     "Picture": ".files.decoding",
     "QualityWarning": ".files.encoding",
     "StreamingDecoder": ".files.decoding",
-    "UQDM": ".models",
-    "UQDMConfig": ".models",
-    "VDM": ".models",
+    "UQDM": ".families.uqdm.model",
+    "UQDMConfig": ".families.uqdm.config",
+    "VDM": ".families.uqdm.vdm",
     "decode": ".files.decoding",
     "encode": ".files.encoding",
     "load": ".files.decoding",

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from .threads import undivided_if_forked
+from .threads import single_threaded_if_forked
 
 __all__ = ["exact_floats", "uncompiled"]
 
@@ -40,7 +40,7 @@ def exact_floats() -> Iterator[None]:
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
             np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
-            undivided_if_forked(),
+            single_threaded_if_forked(),
         ):
             yield
     finally:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["in_threads", "undivided", "undivided_if_forked"]
+__all__ = ["parallel_map", "single_threaded_ops", "single_threaded_if_forked"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -30,8 +30,8 @@ _number: ContextVar[int] = ContextVar("number of threads")
 
 
 @contextmanager
-def undivided() -> Iterator[None]:
-    """Do not divide operations among threads, but have as many for :func:`in_threads`.
+def single_threaded_ops() -> Iterator[None]:
+    """Do not divide operations among threads, but have as many for :func:`parallel_map`.
 
     Divided, operations of a tenth of a millisecond take longer than in one thread. Other
     threads of the program keep the number that they have.
@@ -50,13 +50,13 @@ def undivided() -> Iterator[None]:
         _number.reset(token)
 
 
-def undivided_if_forked() -> AbstractContextManager[None]:
-    """As :func:`undivided` in a process that was forked, and nothing elsewhere.
+def single_threaded_if_forked() -> AbstractContextManager[None]:
+    """As :func:`single_threaded_ops` in a process that was forked, and nothing elsewhere.
 
     The threads that operations are divided among are not forked, and OpenMP would wait for
     them forever.
     """
-    return undivided() if _is_forked else nullcontext()
+    return single_threaded_ops() if _is_forked else nullcontext()
 
 
 def _set_own_number(number: int) -> None:
@@ -83,13 +83,13 @@ def _set_own_number(number: int) -> None:
         keeper.join()
 
 
-def in_threads(
+def parallel_map(
     function: Callable[[Item], Found], items: Iterable[Item], device: torch.device = _CPU
 ) -> list[Found]:
     """What a function gives for each item, in their order.
 
-    It runs in as many threads as PyTorch has in the caller's, see also :func:`undivided`;
-    with one, in that itself.
+    It runs in as many threads as PyTorch has in the caller's thread, see also
+    :func:`single_threaded_ops`; with one, in that itself.
     Gradients are kept or not as there.
 
     Args:

@@ -26,12 +26,12 @@ from huggingface_hub.utils import (
 
 from . import datasets as datasets
 from . import losses as losses
+from .families.dct.model import CosineConfig, CosineUQDM
+from .families.uqdm.config import GAUSSIAN, PUBLISHED, UQDMConfig
+from .families.uqdm.model import UQDM
+from .families.uqdm.vdm import VDM
 from .models.base import ProgressiveModel
 from .models.checkpoint import allow_published_files
-from .models.config import GAUSSIAN, PUBLISHED, UQDMConfig
-from .models.cosine import CosineConfig, CosineUQDM
-from .models.uqdm import UQDM
-from .models.vdm import VDM
 
 __all__ = [
     "RECIPES",

@@ -21,10 +21,11 @@ import torch
 
 from compressai.zoo import image_models
 
-from compressai_uqdm.entropy_models import ContextConditional, UniformNoiseConditional
-from compressai_uqdm.entropy_models.coder import Notes
-from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.entropy_models.lattice import LATTICE
+from compressai_uqdm.bitstream.symbols import RateEstimator
+from compressai_uqdm.entropy_models.coding_order import CODING_ORDER, subset
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.context_prior import ContextConditional
+from compressai_uqdm.quantization.lattice import LATTICE
 from compressai_uqdm.training.context import (
     FloatContext,
     StageData,
@@ -44,14 +45,14 @@ def linear(prior: UniformNoiseConditional) -> FloatContext:
 
 def six_groups(prior: UniformNoiseConditional) -> FloatContext:
     context = FloatContext(prior)
-    six = [3 * (g // 6) + g % 3 for g in range(len(GROUPS))]
+    six = [3 * (g // 6) + g % 3 for g in range(len(CODING_ORDER))]
     context.visible = [[s for s in range(12) if six[s] < six[g]] for g in range(12)]
     return context
 
 
 def as_learned() -> AbstractContextManager[object]:
     """The last layer is not refitted to pictures."""
-    module = "compressai_uqdm.entropy_models.refit"
+    module = "compressai_uqdm.entropy_models.head_adaptation"
     return patch(f"{module}.fit", lambda hidden, *_: np.zeros((2, len(hidden) + 1), int))
 
 
@@ -68,10 +69,10 @@ def integer_bits(
     bits = 0.0
     for residual, index in zip(data.residuals.numpy().astype(np.int32), indexes):
         correction = conditional.correction(index)
-        for g in range(len(GROUPS)):
-            r = group(residual, g)
+        for g in range(len(CODING_ORDER)):
+            r = subset(residual, g)
             with as_learned():
-                d, i = correction.prior(Notes(), g, r)
+                d, i = correction.prior(RateEstimator(), g, r)
             v = torch.from_numpy((r - d) / LATTICE)
             scales = conditional.scale_table[torch.from_numpy(i).long()]
             bits += bits_of(conditional, v, scales)

@@ -26,19 +26,16 @@ from ablate_context import as_learned
 from compressai.zoo import image_models
 from torch import Tensor
 
-from compressai_uqdm.diffusion import image_to_levels
-from compressai_uqdm.entropy_models.groups import GROUPS
-from compressai_uqdm.entropy_models.pixels.context import (
-    POSITION_BITS,
-    Known,
-)
-from compressai_uqdm.entropy_models.pixels.interval import (
+from compressai_uqdm.entropy_models.coding_order import CODING_ORDER
+from compressai_uqdm.families.uqdm.context_pixels import POSITION_BITS, Known
+from compressai_uqdm.families.uqdm.interval_pixels import (
     IntervalPixels,
     coefficients,
     positions,
 )
-from compressai_uqdm.entropy_models.pixels.network import PixelNetwork, channel_of
-from compressai_uqdm.models import UQDM
+from compressai_uqdm.families.uqdm.model import UQDM
+from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork, channel_of
+from compressai_uqdm.levels import image_to_levels
 from compressai_uqdm.training import pixels as training
 from compressai_uqdm.training.context import Recorder, read_crops
 from compressai_uqdm.training.pixels import FloatPixels, PixelData, fit_pixels, pixel_data
@@ -64,7 +61,7 @@ def known_of(net: UQDM, pictures: Tensor) -> Pictures:
     data, noise, known = [], [], []
     for seed, picture in enumerate(pictures.split(1)):
         levels = image_to_levels(picture / 255)
-        *_, last = net.walk(Recorder(levels, seed), STAGES)
+        *_, last = net.iter_stages(Recorder(levels, seed), STAGES)
         assert last.sent
         data.append(pixel_data(levels, last.sent, rows))
         known.append(prior.known(last.sent))
@@ -93,7 +90,7 @@ class WithoutNetworksWord(FloatPixels):
     def seen(self, data: PixelData, noise: Tensor) -> training.Seen:
         seen = super().seen(data, noise)
         planes = seen.planes.clone()
-        planes[:, : 2 * len(GROUPS)] = 0
+        planes[:, : 2 * len(CODING_ORDER)] = 0
         return seen._replace(planes=planes)
 
 
@@ -120,7 +117,7 @@ def seeing(levels: Sequence[Sequence[int]]) -> Callable[[np.ndarray], FloatPixel
 
     def make(rows: np.ndarray) -> FloatPixels:
         network = FloatPixels(rows)
-        known = torch.zeros(len(GROUPS), len(GROUPS))
+        known = torch.zeros(len(CODING_ORDER), len(CODING_ORDER))
         for g, before in enumerate(levels):
             known[g, [channel_of(b) for b in before]] = 1
         network.decoded = known
@@ -131,7 +128,7 @@ def seeing(levels: Sequence[Sequence[int]]) -> Callable[[np.ndarray], FloatPixel
 
 def hidden(n: int) -> AbstractContextManager[object]:
     """Networks have so many hidden channels in every group."""
-    return patch("compressai_uqdm.entropy_models.pixels.network.HIDDEN", n)
+    return patch("compressai_uqdm.families.uqdm.pixel_network.HIDDEN", n)
 
 
 @contextmanager
@@ -143,7 +140,7 @@ def unrounded() -> Iterator[None]:
         yield
 
 
-ALL = range(len(GROUPS))
+ALL = range(len(CODING_ORDER))
 VARIANTS: dict[
     str, tuple[Callable[[np.ndarray], FloatPixels], AbstractContextManager[object]]
 ] = {

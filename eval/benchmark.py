@@ -27,7 +27,7 @@ from compressai.zoo import image_models
 from PIL import Image
 from torch import Tensor
 
-from compressai_uqdm.denoisers.base import Denoiser
+from compressai_uqdm.families.uqdm.denoiser import Denoiser
 from compressai_uqdm.progress import Progress
 
 

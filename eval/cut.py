@@ -22,8 +22,8 @@ from compressai.zoo import image_models
 from PIL import Image
 from tqdm import tqdm
 
-from compressai_uqdm.codec.latent import Latent
-from compressai_uqdm.codec.streaming import PictureDecoder
+from compressai_uqdm.families.uqdm.latent import Latent
+from compressai_uqdm.models.streaming import PictureDecoder
 
 FRACTIONS = (0, 1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16)
 
@@ -54,7 +54,7 @@ def curve(net, levels: torch.Tensor, seed: int) -> tuple[list[float], list[float
     for string in strings:
         for fraction in FRACTIONS:
             n = int(fraction * len(string))
-            note(decoder.look(string[:n]), before + n)
+            note(decoder.decode_partial(string[:n]), before + n)
         decoder.append(string)
         before += len(string)
     note(decoder.latent, before)

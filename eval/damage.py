@@ -31,11 +31,11 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from compressai_uqdm import DamagedStringError, NotYetError, StreamingDecoder, encode
+from compressai_uqdm.bitstream.varint import varint
 from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
 from compressai_uqdm.files.header import Header, Metadata
 from compressai_uqdm.files.model import DEFAULT_MODEL, Codec, open_codec
 from compressai_uqdm.files.v2 import VERSION
-from compressai_uqdm.varint import varint
 
 MAX_PIXELS = 1 << 11
 SECONDS = 5.0

@@ -40,12 +40,12 @@ from runs import (
 )
 from torch import Tensor
 
-from compressai_uqdm.codec.coders import Decoder, Encoder
-from compressai_uqdm.denoisers.base import Denoiser
-from compressai_uqdm.diffusion import image_to_levels
+from compressai_uqdm.families.uqdm.denoiser import Denoiser
+from compressai_uqdm.families.uqdm.diffusion_model import DiffusionModel
+from compressai_uqdm.levels import image_to_levels
 from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
-from compressai_uqdm.models.diffusion_model import DiffusionModel
+from compressai_uqdm.models.coders import Decoder, Encoder
 from compressai_uqdm.progress import Progress
 from compressai_uqdm.zoo import RECIPES, load_model
 
@@ -126,7 +126,7 @@ def encode(
     """The strings of an image, and the times up to the end of each."""
     start = network.now()
     encoder = Encoder(image_to_levels(x), seed, net.portable)
-    ends = [network.now() for _ in net.walk(encoder, net.n_stages)]
+    ends = [network.now() for _ in net.iter_stages(encoder, net.n_stages)]
     return encoder.strings(), x.shape, since(start, ends)
 
 
@@ -162,7 +162,7 @@ def code(
     spent, start = np.zeros(2), network.now()
     # decompress() gives one method at a time; this decodes once for all three
     decoder = Decoder.of(strings, guarded, shape, seed)
-    for latent in net.walk(decoder, net.n_stages):
+    for latent in net.iter_stages(decoder, net.n_stages):
         spent += np.subtract(network.now(), start)
         for method in net.reconstructions:
             fresh = replace(latent)  # without what is known of it, to take its time

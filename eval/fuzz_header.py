@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["compressai_uqdm.files"]):
     from compressai_uqdm.files.png import bare_png
     from compressai_uqdm.files.v2 import VERSION
 from compressai_uqdm import DamagedStringError
-from compressai_uqdm.varint import varint
+from compressai_uqdm.bitstream.varint import varint
 
 LIMIT = 1 << 20
 

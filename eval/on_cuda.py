@@ -59,12 +59,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressai_uqdm import UQDM, CosineUQDM, DamagedStringError, UQDMConfig
-from compressai_uqdm.codec.coders import Encoder
-from compressai_uqdm.denoisers import windowed
-from compressai_uqdm.denoisers.base import Denoiser
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.diffusion import image_to_levels
-from compressai_uqdm.models.config import PUBLISHED
+from compressai_uqdm.families.uqdm import windowed
+from compressai_uqdm.families.uqdm.config import PUBLISHED
+from compressai_uqdm.families.uqdm.denoiser import Denoiser
+from compressai_uqdm.families.uqdm.unet import UNetConfig
+from compressai_uqdm.levels import image_to_levels
+from compressai_uqdm.models.coders import Encoder
 from compressai_uqdm.zoo import RECIPES
 
 HERE = Path(__file__).parent
@@ -200,7 +200,7 @@ def largest_differences(here: Any, there: Any, x: Tensor, seed: int) -> dict[str
     """Of what is rounded, in units of that; of a model of integers, of these."""
     if isinstance(here, UQDM):
         encoder = Encoder(image_to_levels(x), seed, here.portable)
-        known = here.walk(encoder, here.latent_stages)
+        known = here.iter_stages(encoder, here.latent_stages)
         z = [here.first_latent(x.shape, seed).z, *(latent.z for latent in known)]
         z = z[: here.latent_stages]
         z_there = [latent.to(there.device) for latent in z]
@@ -219,7 +219,7 @@ def largest_differences(here: Any, there: Any, x: Tensor, seed: int) -> dict[str
 def integers(net: CosineUQDM, x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Entries of the scale table, and locations, of every stage."""
     encoder = Encoder(image_to_levels(x), seed, net.portable)
-    for latent in net.walk(encoder, net.n_stages - 1):
+    for latent in net.iter_stages(encoder, net.n_stages - 1):
         assert latent.known is not None
         yield from zip(KINDS, (latent.known.entries, latent.known.offsets))
 

@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressai_uqdm import UQDM, DamagedStringError
-from compressai_uqdm.codec.coders import Decoder
-from compressai_uqdm.denoisers import windowed
-from compressai_uqdm.entropy_models.guard import MARGIN, Guard
-from compressai_uqdm.entropy_models.randomness import dither
+from compressai_uqdm.families.uqdm import windowed
+from compressai_uqdm.models.coders import Decoder
+from compressai_uqdm.quantization.dither import dither
+from compressai_uqdm.quantization.rounding import MARGIN, Guard
 
 KINDS = ("scale", "location")
 
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
             guarded = [net.is_guarded(i) for i in range(net.n_stages)]
             decoder = Decoder.of(strings, guarded, x.shape, seed)
             with torch.no_grad():
-                decoded = net.walk(decoder, net.n_stages)
+                decoded = net.iter_stages(decoder, net.n_stages)
                 z = [net.first_latent(x.shape, seed).z, *(latent.z for latent in decoded)]
             z = z[: net.latent_stages]
             encoded.append(strings)

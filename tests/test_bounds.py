@@ -20,29 +20,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compressai_uqdm import DamagedFileError, DamagedStringError, decode, encode
-from compressai_uqdm.checks import MAX_METADATA
-from compressai_uqdm.cli import main
-from compressai_uqdm.entropy_models.coder import (
-    CutStageDecoder,
+from compressai_uqdm.bitstream.range_coder import (
     StageDecoder,
     StreamDecoder,
     StreamEncoder,
+    TruncatedStageDecoder,
     Written,
 )
-from compressai_uqdm.entropy_models.lattice import LATTICE, least_bytes, split_dither
-from compressai_uqdm.entropy_models.randomness import dither
-from compressai_uqdm.files.container import (
-    MAGIC,
-    pack_header,
-    parse_header,
-    read_header,
-)
+from compressai_uqdm.bitstream.varint import varint
+from compressai_uqdm.checks import MAX_METADATA
+from compressai_uqdm.cli import main
+from compressai_uqdm.files.container import MAGIC, pack_header, parse_header, read_header
 from compressai_uqdm.files.header import Header, Metadata
 from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.files.png import bare_png
 from compressai_uqdm.files.rate import truncate
 from compressai_uqdm.files.v2 import VERSION
-from compressai_uqdm.varint import varint
+from compressai_uqdm.quantization.dither import dither
+from compressai_uqdm.quantization.lattice import LATTICE, least_bytes, split_dither
 
 HEADER = Header("uqdm-photo", b"digest", (40, 30), 3, "integer", (9, 100, 20))
 
@@ -499,7 +494,7 @@ def test_a_decoder_stops_where_the_words_end() -> None:
         for decoder in (StreamDecoder([words + b"crc"]), stage_decoder(words + b"crc")):
             with pytest.raises(DamagedStringError):
                 decoder.code_uniform(None, 1 << 28, 256)
-    decoder = CutStageDecoder([], Written(), bytes(400))
+    decoder = TruncatedStageDecoder([], Written(), bytes(400))
     found, there = decoder.code_uniform(None, 1 << 16, 256)
     assert decoder.n_decoded == there.sum() <= 400 and not found[~there].any()
 

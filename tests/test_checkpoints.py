@@ -26,11 +26,11 @@ from compressai_uqdm import (
     train_cosine,
     zoo,
 )
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.families.registry import open_checkpoint
+from compressai_uqdm.families.uqdm.config import GAUSSIAN
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.files.model import open_codec
-from compressai_uqdm.identity import digest
-from compressai_uqdm.models.config import GAUSSIAN
-from compressai_uqdm.models.families import open_checkpoint
+from compressai_uqdm.fingerprint import digest
 
 NETWORK = UNetConfig(embedding_dim=8, n_blocks=1, norm_groups=4)
 SMALL = UQDMConfig(network=NETWORK)
@@ -278,8 +278,8 @@ def test_files_name_the_same_model_whatever_its_layout(tmp_path: Path) -> None:
     net.update()
     net.save_integers(tmp_path / "a.npz")
     torch.save({"epoch": 1, "state_dict": prefixed(state(net), "module.")}, tmp_path / "a")
-    assert open_codec(str(tmp_path / "a.npz")).digest == digest(net.parts())
-    assert open_codec(str(tmp_path / "a")).digest == digest(net.parts())
+    assert open_codec(str(tmp_path / "a.npz")).digest == digest(net.fingerprint())
+    assert open_codec(str(tmp_path / "a")).digest == digest(net.fingerprint())
 
 
 # ---- what our trainers write, in CompressAI's programs ----

@@ -11,13 +11,13 @@ from compressai.zoo import image_models
 from PIL import Image
 
 from compressai_uqdm import UQDM
-from compressai_uqdm.codec.coders import Coded, Encoder
-from compressai_uqdm.codec.latent import Latent
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.denoisers.windowed import run_in_windows, window_starts
-from compressai_uqdm.diffusion import image_to_levels
-from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
-from compressai_uqdm.entropy_models.lattice import from_lattice
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.latent import Latent
+from compressai_uqdm.families.uqdm.unet import UNetConfig
+from compressai_uqdm.families.uqdm.windowed import run_in_windows, window_starts
+from compressai_uqdm.levels import image_to_levels
+from compressai_uqdm.models.coders import Coded, Encoder
+from compressai_uqdm.quantization.lattice import from_lattice
 from compressai_uqdm.zoo import RECIPES
 
 
@@ -125,7 +125,7 @@ def test_bits_by_stage(net: UQDM, whole: torch.Tensor) -> None:
     net.quality = net.n_stages
     encoder = Located(image_to_levels(x))
     with torch.no_grad():
-        for _ in net.walk(encoder, net.n_stages):
+        for _ in net.iter_stages(encoder, net.n_stages):
             pass
         pixels = net(x)["likelihoods"]["pixels"]
     expected = [*encoder.bits, float(-pixels.double().log2().sum())]

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressai_uqdm import DamagedFileError
+from compressai_uqdm.bitstream.varint import varint
 from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
 from compressai_uqdm.files.header import Header, Metadata
 from compressai_uqdm.files.rate import room, truncate
 from compressai_uqdm.files.v2 import VERSION
-from compressai_uqdm.varint import varint
 
 
 @st.composite

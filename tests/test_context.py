@@ -11,30 +11,32 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig, train_context
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.entropy_models import (
-    ContextConditional,
-    UniformNoiseConditional,
-    refit,
-)
-from compressai_uqdm.entropy_models.coder import (
-    CutStageDecoder,
-    Notes,
+from compressai_uqdm.bitstream.range_coder import (
     StreamDecoder,
     StreamEncoder,
+    TruncatedStageDecoder,
     Written,
 )
-from compressai_uqdm.entropy_models.contexts import Contexts, read_contexts, save_contexts
-from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
-from compressai_uqdm.entropy_models.latents.context import (
+from compressai_uqdm.bitstream.symbols import RateEstimator
+from compressai_uqdm.entropy_models import head_adaptation
+from compressai_uqdm.entropy_models.coding_order import CODING_ORDER, subset
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.context_files import (
+    Contexts,
+    read_contexts,
+    save_contexts,
+)
+from compressai_uqdm.families.uqdm.context_prior import (
     INPUT_BITS,
     INPUT_MAX,
+    ContextConditional,
     ContextPrior,
 )
-from compressai_uqdm.entropy_models.lattice import from_lattice
-from compressai_uqdm.entropy_models.pixels.network import PixelNetwork
-from compressai_uqdm.entropy_models.randomness import dither
+from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork
+from compressai_uqdm.families.uqdm.unet import UNetConfig
+from compressai_uqdm.integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
+from compressai_uqdm.quantization.dither import dither
+from compressai_uqdm.quantization.lattice import from_lattice
 from compressai_uqdm.training.context import FloatContext, collect, read_crops
 from compressai_uqdm.zoo import RECIPES
 
@@ -58,7 +60,7 @@ def in_integers(
 
     Hidden activations and outputs.
     """
-    _, (row, column) = GROUPS[g]
+    _, (row, column) = CODING_ORDER[g]
     w = {name: b[g].numpy().astype(np.int64) for name, b in context.named_buffers()}
     plane = inputs.astype(np.int64)
     H, W = plane.shape[1] - 4, plane.shape[2] - 4
@@ -105,7 +107,7 @@ def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(-9, 9, (9, 41 + 4, 30 + 4)).astype(np.float32)
     whole = [context(inputs, g) for g in range(12)]
-    monkeypatch.setattr("compressai_uqdm.entropy_models.integer._BAND", 3)
+    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._BAND", 3)
     for g in range(12):
         assert all((a == b).all() for a, b in zip(whole[g], context(inputs, g)))
 
@@ -167,15 +169,15 @@ def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 8 * len(segment) == pytest.approx(bits, rel=0.01)
     residual = np.abs((Z - M).numpy())
     for length in (0, 40, len(segment) // 2, len(segment) - 8):
-        decoder = CutStageDecoder([], Written(), segment[:length])
+        decoder = TruncatedStageDecoder([], Written(), segment[:length])
         found = prior.decode(decoder, indexes, M, u)
         there = sum(
-            (group((found == Z).numpy(), g)).all() for g in range(12)
+            (subset((found == Z).numpy(), g)).all() for g in range(12)
         )  # groups come back whole, or not yet
         assert there >= 11 * length // len(segment) - 1
         assert (np.abs((found - M).numpy()) <= max(residual.max(), 256)).all()
     none = np.zeros((2, 17), np.int64)
-    monkeypatch.setattr(refit, "fit", lambda *_: none)
+    monkeypatch.setattr(head_adaptation, "adapt_head", lambda *_: none)
     again, without, _ = code()
     assert torch.equal(again, Z) and len(segment) < 0.95 * len(without)
 
@@ -192,17 +194,17 @@ def test_a_group_sees_only_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -> 
     def corrections(residual: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         correction, found = prior.correction(indexes), []
         for g in range(12):
-            found.append(correction.prior(Notes(), g, group(residual, g)))
-            correction.reveal(g, group(residual, g))
+            found.append(correction.prior(RateEstimator(), g, subset(residual, g)))
+            correction.reveal(g, subset(residual, g))
         return found
 
     # an encoder fits the last layer to the group itself, and sends it: here, the same
     steps = rng.integers(-9, 10, (2, 17))
-    monkeypatch.setattr(refit, "fit", lambda *_: steps)
+    monkeypatch.setattr(head_adaptation, "adapt_head", lambda *_: steps)
     before = corrections(residual)
     for g in range(12):
         changed = residual.copy()
-        group(changed, g)[...] += 25
+        subset(changed, g)[...] += 25
         after = corrections(changed)
         same = [all((a == b).all() for a, b in zip(before[i], after[i])) for i in range(12)]
         assert all(same[: g + 1])
@@ -338,7 +340,7 @@ def test_rounding_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     means = torch.randn(scales.shape)
     inputs = means + scales * torch.randn(scales.shape)
     none = np.zeros((2, 17), np.int64)
-    monkeypatch.setattr(refit, "fit", lambda *_: none)
+    monkeypatch.setattr(head_adaptation, "adapt_head", lambda *_: none)
     outputs, likelihoods = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
     residuals = ((outputs - means) * 32).round()
     expected = floats(residuals, scales).sum().item()

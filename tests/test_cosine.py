@@ -23,15 +23,21 @@ from torchvision.transforms.functional import to_tensor
 import compressai_uqdm
 
 from compressai_uqdm import CosineConfig, CosineUQDM, DamagedStringError
-from compressai_uqdm.basis import BLOCK, GROUPS, from_cosines, to_cosines
-from compressai_uqdm.entropy_models import refit
-from compressai_uqdm.entropy_models.checkerboard import Checkerboard
-from compressai_uqdm.entropy_models.latents import cosine
-from compressai_uqdm.entropy_models.latents.cosine import Group
-from compressai_uqdm.entropy_models.nested import POINTS, draw_grids, finest_cells
-from compressai_uqdm.entropy_models.pixels import cosine as pixels
+from compressai_uqdm.entropy_models import head_adaptation
+from compressai_uqdm.families.dct import coefficient_prior as cosine
+from compressai_uqdm.families.dct import pixel_prior as pixels
+from compressai_uqdm.families.dct.block_order import BlockOrder
+from compressai_uqdm.families.dct.coefficient_prior import Group
+from compressai_uqdm.families.dct.model import draw_grids
+from compressai_uqdm.families.dct.transform import (
+    BLOCK,
+    CODING_ORDER,
+    forward_dct,
+    inverse_dct,
+)
 from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.files.model import open_codec
+from compressai_uqdm.quantization.nested import POINTS, finest_cells
 from compressai_uqdm.zoo import RECIPES
 
 
@@ -63,11 +69,11 @@ def small(**changes: object) -> CosineUQDM:
 
 def test_basis_is_orthonormal_and_its_inverse_near_in_integers() -> None:
     levels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 24, 40)))
-    y = to_cosines(levels)
+    y = forward_dct(levels)
     energy = (levels.double() - 127.5).square().sum()
     assert y.square().sum().item() == pytest.approx(energy.item(), rel=1e-12)
     for image, coefficients in zip(levels, y):
-        positions = from_cosines(np.rint(coefficients.numpy() * 64), (24, 40)) / 2**16
+        positions = inverse_dct(np.rint(coefficients.numpy() * 64), (24, 40)) / 2**16
         assert np.abs(positions - image.numpy()).max() < 0.06  # of rounding to 1/64
 
 
@@ -76,14 +82,14 @@ def test_sides_are_extended_by_their_last_row_and_column(size: tuple[int, int]) 
     H, W = size
     levels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, 3, H, W)))
     padded = np.pad(levels.numpy(), ((0, 0), (0, 0), (0, -H % 8), (0, -W % 8)), "edge")
-    assert torch.equal(to_cosines(levels), to_cosines(torch.from_numpy(padded)))
-    back = from_cosines(np.rint(to_cosines(levels)[0].numpy() * 64), size)
+    assert torch.equal(forward_dct(levels), forward_dct(torch.from_numpy(padded)))
+    back = inverse_dct(np.rint(forward_dct(levels)[0].numpy() * 64), size)
     assert back.shape == (3, H, W) and np.abs(back / 2**16 - levels[0].numpy()).max() < 0.1
 
 
 def test_groups_hold_every_coefficient_once_from_low_to_high() -> None:
-    assert [k for s in GROUPS for k in range(s.start, s.stop)] == list(range(192))
-    flat = to_cosines(torch.full((1, 3, BLOCK, BLOCK), 200))[0, :, 0, 0]
+    assert [k for s in CODING_ORDER for k in range(s.start, s.stop)] == list(range(192))
+    flat = forward_dct(torch.full((1, 3, BLOCK, BLOCK), 200))[0, :, 0, 0]
     assert flat[0] > 500 and flat[1:].abs().max() < 1e-9  # all grey stands in the first
 
 
@@ -114,7 +120,7 @@ def test_constants_are_not_near_the_middle_between_integers(net: CosineUQDM) -> 
 def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) -> None:
     widths = [last * math.prod(ratios[i:]) for i in range(len(ratios) + 1)]
     x = torch.from_numpy(np.random.default_rng(seed).normal(0, 90, (6, 192)))
-    grids = draw_grids(widths, Checkerboard(1, 3, 2), seed)
+    grids = draw_grids(widths, BlockOrder(1, 3, 2), seed)
     finest, before = finest_cells(x, float(last), grids[-1].dither), None
     for grid in grids:
         cells = grid.cells(finest)
@@ -129,7 +135,7 @@ def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) ->
 
 def test_noise_is_uniform_and_independent_of_the_value() -> None:
     x = torch.full((1600, 192), 3.7, dtype=torch.float64)
-    grids = draw_grids((48, 8), Checkerboard(1, 40, 40), 5)
+    grids = draw_grids((48, 8), BlockOrder(1, 40, 40), 5)
     for grid in grids:
         cells = grid.cells(finest_cells(x, 8.0, grids[-1].dither))
         noise = ((cells + grid.middle / POINTS) * grid.width - x) / grid.width
@@ -315,7 +321,7 @@ def test_fits_see_the_same_either_way(
     net: CosineUQDM, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether what the network of pixels gives is kept, or some of it computed twice."""
-    monkeypatch.setattr(refit, "_SAMPLE", 3000)  # one of seven
+    monkeypatch.setattr(head_adaptation, "_SAMPLE", 3000)  # one of seven
     kept = net.compress(x)["strings"]
     monkeypatch.setattr(pixels, "FEW", 1)
     assert net.compress(x)["strings"] == kept

@@ -20,14 +20,15 @@ from torchvision.transforms.functional import to_tensor
 from training_runs import make_folder
 
 from compressai_uqdm import UQDM, VDM, CosineUQDM, StreamingDecoder, cli
-from compressai_uqdm.codec import coders, latent
-from compressai_uqdm.denoisers.picture import PictureNetwork
-from compressai_uqdm.entropy_models.latents.cosine import Known
-from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
-from compressai_uqdm.entropy_models.lattice import LatticePoints
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.dct.coefficient_prior import Known
+from compressai_uqdm.families.dct.picture_filter import PictureNetwork
+from compressai_uqdm.families.uqdm import latent
 from compressai_uqdm.files.decoding import decode
 from compressai_uqdm.files.encoding import encode
+from compressai_uqdm.models import coders
 from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
+from compressai_uqdm.quantization.lattice import LatticePoints
 from compressai_uqdm.training.config import TrainingConfig
 from compressai_uqdm.training.loop import Run
 from compressai_uqdm.zoo import ASSETS, RECIPES

@@ -12,23 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from compressai_uqdm import DamagedStringError
-from compressai_uqdm.diffusion import Step
-from compressai_uqdm.entropy_models import PixelConditional, UniformNoiseConditional
-from compressai_uqdm.entropy_models.coder import StreamDecoder, StreamEncoder
-from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.entropy_models.lattice import split_dither
-from compressai_uqdm.entropy_models.pixels.softmax import sample_levels
-from compressai_uqdm.entropy_models.randomness import (
-    dither,
-    prior_sample,
-    uniform,
-)
-from compressai_uqdm.entropy_models.tables import (
-    exp,
-    logistic_cdf,
-    normal_cdf,
-    quantize_cdf,
-)
+from compressai_uqdm.bitstream.cdf import exp, logistic_cdf, normal_cdf, quantize_cdf
+from compressai_uqdm.bitstream.range_coder import StreamDecoder, StreamEncoder
+from compressai_uqdm.entropy_models.coding_order import CODING_ORDER, subset
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.diffusion import Step
+from compressai_uqdm.families.uqdm.softmax_pixels import PixelConditional, sample_levels
+from compressai_uqdm.quantization.dither import dither, prior_sample, uniform
+from compressai_uqdm.quantization.lattice import split_dither
 from compressai_uqdm.settings import exact_floats
 
 
@@ -123,8 +114,8 @@ def test_samples_stay_inside_their_range_in_single_precision() -> None:
 def test_groups_hold_every_value_once() -> None:
     for shape in ((3, 1, 1), (3, 5, 8), (3, 64, 64)):
         seen = np.zeros(shape, int)
-        for g in range(len(GROUPS)):
-            group(seen, g)[...] += 1
+        for g in range(len(CODING_ORDER)):
+            subset(seen, g)[...] += 1
         assert (seen == 1).all()
 
 

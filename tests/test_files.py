@@ -24,7 +24,7 @@ from compressai_uqdm import (
     StreamingDecoder,
 )
 from compressai_uqdm.atomic import write_atomically
-from compressai_uqdm.codec import latent
+from compressai_uqdm.families.uqdm import latent
 from compressai_uqdm.files.container import pack_header, parse_header
 from compressai_uqdm.files.decoding import Picture, decode
 from compressai_uqdm.files.encoding import QualityWarning, encode

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compressai_uqdm import UQDM, DamagedStringError
-from compressai_uqdm.codec import latent
-from compressai_uqdm.codec.latent import Prediction
-from compressai_uqdm.entropy_models import guard
-from compressai_uqdm.entropy_models.guard import ReadGuard, WrittenGuard
-from compressai_uqdm.entropy_models.lattice import LATTICE
+from compressai_uqdm.families.uqdm import latent
+from compressai_uqdm.families.uqdm.latent import Prediction
 from compressai_uqdm.files.decoding import decode
 from compressai_uqdm.files.encoding import encode
 from compressai_uqdm.files.model import Codec, open_codec
+from compressai_uqdm.quantization import rounding as guard
+from compressai_uqdm.quantization.lattice import LATTICE
+from compressai_uqdm.quantization.rounding import ReadGuard, WrittenGuard
 
 
 @contextmanager

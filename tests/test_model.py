@@ -14,15 +14,15 @@ from compressai.losses import RateDistortionLoss
 from torch import Tensor
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm.denoisers import vdm_unet
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.diffusion import (
+from compressai_uqdm.families.uqdm import unet as vdm_unet
+from compressai_uqdm.families.uqdm.config import PUBLISHED
+from compressai_uqdm.families.uqdm.diffusion import (
     levels_to_x,
     prior_kl,
     sharpness,
     x_to_levels,
 )
-from compressai_uqdm.models.config import PUBLISHED
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 
 TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 

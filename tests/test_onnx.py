@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.export import Dim
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.denoisers.picture import PictureNetwork
-from compressai_uqdm.entropy_models.latents.cosine import Group
-from compressai_uqdm.entropy_models.pixels.cosine import WindowNetwork
+from compressai_uqdm.families.dct.coefficient_prior import Group
+from compressai_uqdm.families.dct.picture_filter import PictureNetwork
+from compressai_uqdm.families.dct.pixel_prior import WindowNetwork
 
 pytestmark = pytest.mark.slow
 

@@ -17,37 +17,45 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm.codec.coders import Encoder
-from compressai_uqdm.codec.latent import Latent
-from compressai_uqdm.codec.streaming import PictureDecoder
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.diffusion import DiffusionConfig, NoiseSchedule, levels_to_x
-from compressai_uqdm.entropy_models import refit
-from compressai_uqdm.entropy_models import steps as small_steps
-from compressai_uqdm.entropy_models.coder import (
-    CutStageDecoder,
-    Notes,
+from compressai_uqdm.bitstream import parameter_updates as small_steps
+from compressai_uqdm.bitstream.range_coder import (
     StreamDecoder,
     StreamEncoder,
+    TruncatedStageDecoder,
     Written,
 )
-from compressai_uqdm.entropy_models.contexts import Contexts, read_contexts, save_contexts
-from compressai_uqdm.entropy_models.groups import GROUPS, group
-from compressai_uqdm.entropy_models.latents.context import ContextPrior
-from compressai_uqdm.entropy_models.latents.uniform_noise import UniformNoiseConditional
-from compressai_uqdm.entropy_models.lattice import LatticePoints, from_lattice
-from compressai_uqdm.entropy_models.pixels.context import (
+from compressai_uqdm.bitstream.symbols import RateEstimator
+from compressai_uqdm.entropy_models import head_adaptation
+from compressai_uqdm.entropy_models.coding_order import CODING_ORDER, subset
+from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.context_files import (
+    Contexts,
+    read_contexts,
+    save_contexts,
+)
+from compressai_uqdm.families.uqdm.context_pixels import (
     ContextPixels,
-    Known,
+    LevelInterval,
     LevelTables,
 )
-from compressai_uqdm.entropy_models.pixels.interval import (
+from compressai_uqdm.families.uqdm.context_prior import ContextPrior
+from compressai_uqdm.families.uqdm.diffusion import (
+    DiffusionConfig,
+    NoiseSchedule,
+    levels_to_x,
+)
+from compressai_uqdm.families.uqdm.interval_pixels import (
     IntervalPixels,
     coefficients,
     positions,
 )
-from compressai_uqdm.entropy_models.pixels.network import PixelNetwork
-from compressai_uqdm.entropy_models.randomness import dither, prior_sample, z_1_points
+from compressai_uqdm.families.uqdm.latent import Latent
+from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork
+from compressai_uqdm.families.uqdm.unet import UNetConfig
+from compressai_uqdm.models.coders import Encoder
+from compressai_uqdm.models.streaming import PictureDecoder
+from compressai_uqdm.quantization.dither import dither, prior_sample, z_1_points
+from compressai_uqdm.quantization.lattice import LatticePoints, from_lattice
 from compressai_uqdm.training.pixels import FloatPixels, PixelData
 from compressai_uqdm.zoo import RECIPES
 
@@ -65,13 +73,13 @@ def random_network(seed: int, largest: int, planes: int = 3) -> PixelNetwork:
     return network
 
 
-def random_known(seed: int, size: tuple[int, int], planes: int = 3) -> Known:
+def random_known(seed: int, size: tuple[int, int], planes: int = 3) -> LevelInterval:
     rng = np.random.default_rng(seed)
     shape = (3, *size)
     v = rng.integers(-4 * 4096, 259 * 4096, shape)
     low = (v - rng.integers(4096, WIDTH // 2, shape)).clip(-2048, 255 * 4096)
     high = (v + rng.integers(4096, WIDTH // 2, shape)).clip(0, 255 * 4096 + 2048)
-    return Known(low, high, tuple(rng.integers(-300, 300, (planes, *shape))))
+    return LevelInterval(low, high, tuple(rng.integers(-300, 300, (planes, *shape))))
 
 
 # ---- in integers, once more ----
@@ -80,7 +88,7 @@ def random_known(seed: int, size: tuple[int, int], planes: int = 3) -> Known:
 class InIntegers:
     """What docs/format.md says, value by value, in NumPy's int64."""
 
-    def __init__(self, network: PixelNetwork, known: Known):
+    def __init__(self, network: PixelNetwork, known: LevelInterval):
         self.w = {n: b.numpy().astype(np.int64) for n, b in network.named_buffers()}
         self.first = -(-known.low // 4096)
         self.last = np.maximum(known.high // 4096, self.first)
@@ -147,20 +155,20 @@ class InIntegers:
 
     @staticmethod
     def channel(g: int) -> int:
-        c, (row, column) = GROUPS[g]
+        c, (row, column) = CODING_ORDER[g]
         return 4 * c + 2 * row + column
 
 
 def tables_of(
-    network: PixelNetwork, known: Known, levels: np.ndarray, steps: np.ndarray
+    network: PixelNetwork, known: LevelInterval, levels: np.ndarray, steps: np.ndarray
 ) -> list[np.ndarray]:
     """The tables of all groups, as of the format."""
     walk, tables = InIntegers(network, known), LevelTables(WIDTH)
     factor, summand = tables.to_index.tolist()
     found = []
     for g in range(12):
-        x, first = group(levels, g), group(walk.first, g)
-        last = group(walk.last, g)
+        x, first = subset(levels, g), subset(walk.first, g)
+        last = subset(walk.last, g)
         h, w = x.shape
         location, log_scale = (out[:h, :w] for out in walk.prior(g, steps[g]))
         index = ((log_scale * factor + summand + (1 << 19)) >> 20).clip(0, 63)
@@ -194,19 +202,19 @@ def test_floats_compute_the_integers(
     steps = np.random.default_rng(1).integers(-9, 10, (12, 2, 33))
     steps[::3] = 0
     same = functools.partial(np.allclose, rtol=1e-12, atol=0)
-    places = [g for g in range(12) if group(levels, g).size]
+    places = [g for g in range(12) if subset(levels, g).size]
     given = itertools.cycle(places)
-    monkeypatch.setattr(refit, "fit", lambda *_: steps[next(given)])
+    monkeypatch.setattr(head_adaptation, "adapt_head", lambda *_: steps[next(given)])
     expected = np.empty(levels.shape)
     for g, weights in enumerate(tables_of(network, known, levels, steps)):
-        column = (group(levels, g) - group(known.first, g))[..., None]
+        column = (subset(levels, g) - subset(known.first, g))[..., None]
         p = np.take_along_axis(weights, column, 2)[..., 0] + 1
-        notes = Notes()
-        refit.code(notes, steps[g], 32)
+        notes = RateEstimator()
+        head_adaptation.code(notes, steps[g], 32)
         share = math.exp(np.log(notes.take()).sum() / max(column.size, 1))
-        group(expected, g)[...] = p / 2**24 * share
+        subset(expected, g)[...] = p / 2**24 * share
     assert same(prior.likelihoods(levels, known), expected)
-    monkeypatch.setattr("compressai_uqdm.entropy_models.integer._BAND", 2)
+    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._BAND", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -313,25 +321,27 @@ def test_steps_come_back(values: list[int], biases_alone: bool) -> None:
         steps[:, :-1] = 0
     n = steps.shape[1] - 1
     encoder = StreamEncoder()
-    refit.code(encoder, steps, n)
+    head_adaptation.code(encoder, steps, n)
     encoder.end_stage(steps)
     (segment,) = encoder.segments()
     decoder = StreamDecoder([segment])
-    found, there = refit.code(decoder, None, n)
+    found, there = head_adaptation.code(decoder, None, n)
     assert there and (found == steps).all()
     decoder.end_stage(found)
-    notes = Notes()
-    refit.code(notes, steps, n)
+    notes = RateEstimator()
+    head_adaptation.code(notes, steps, n)
     assert 8 * len(segment) < -np.log2(notes.take()).sum() + 100
     for length in range(0, len(segment) - 4, 4):
-        found, there = refit.code(CutStageDecoder([], Written(), segment[:length]), None, n)
+        found, there = head_adaptation.code(
+            TruncatedStageDecoder([], Written(), segment[:length]), None, n
+        )
         assert not there or (found == steps).all()
         assert np.abs(found).max() <= 127
 
 
 def logistic_cells(
     rng: np.random.Generator, n: int, m: int, wrong: float, log_unit: float = 1.0
-) -> tuple[np.ndarray, refit.Cells]:
+) -> tuple[np.ndarray, head_adaptation.CodingTargets]:
     """Activations, and levels whose last layer is wrong by so much."""
     hidden = rng.integers(0, 300, (n, m))
     a = hidden / 128
@@ -341,7 +351,7 @@ def logistic_cells(
     x = 120 + 3 * move + 2 * np.exp(log_scale) * np.log(u / (1 - u))
     x = x.round().clip(0, 255)
     below, above = np.where(x > 0, x - 0.5, -np.inf), np.where(x < 255, x + 0.5, np.inf)
-    return hidden, refit.Cells(
+    return hidden, head_adaptation.CodingTargets(
         below=torch.from_numpy(below),
         above=torch.from_numpy(above),
         known=None,
@@ -353,14 +363,16 @@ def logistic_cells(
     )
 
 
-def bits_of(steps: np.ndarray, hidden: np.ndarray, cells: refit.Cells) -> float:
+def bits_of(
+    steps: np.ndarray, hidden: np.ndarray, cells: head_adaptation.CodingTargets
+) -> float:
     """What levels and steps cost together, by SciPy's logistic and the real coder."""
-    out = refit.added(steps, hidden, 15) / 2**15
+    out = head_adaptation.head_delta(steps, hidden, 15) / 2**15
     locations = cells.locations.numpy() + 3 * out[0]
     scales = np.exp(cells.log_scales.numpy() + cells.log_unit * out[1])
     ends = [scipy.stats.logistic.cdf(e.numpy(), locations, scales) for e in cells[:2]]
-    notes = Notes()
-    refit.code(notes, steps, len(hidden))
+    notes = RateEstimator()
+    head_adaptation.code(notes, steps, len(hidden))
     mass = np.maximum(ends[1] - ends[0], 2.0**-24)  # no table has less
     return -np.log2(mass).sum() - np.log2(notes.take()).sum()
 
@@ -378,15 +390,18 @@ def test_a_fit_pays_or_is_none() -> None:
     tried = ((32, 6000, 0.15, 1.0), (48, 90000, 0.1, 1.0), (4, 700, 0.3, 1.0))
     for n, m, wrong, log_unit in (*tried, (16, 9000, 0.15, math.log(2))):
         hidden, cells = logistic_cells(rng, n, m, wrong, log_unit)
-        steps, none = refit.fit(hidden, cells, 1), np.zeros((2, n + 1), np.int64)
+        steps, none = (
+            head_adaptation.adapt_head(hidden, cells, 1),
+            np.zeros((2, n + 1), np.int64),
+        )
         assert bits_of(steps, hidden, cells) < 0.97 * bits_of(none, hidden, cells)
     for n, m in ((32, 6000), (48, 12), (3, 1)):  # nothing is wrong, or too little there
         hidden, cells = logistic_cells(rng, n, m, 0.0)
-        assert not refit.fit(hidden, cells, 1).any()
+        assert not head_adaptation.adapt_head(hidden, cells, 1).any()
     # whatever levels there are
     hidden, cells = logistic_cells(rng, 8, 500, 0.2)
     far = cells._replace(locations=torch.full((500,), 700.0, dtype=torch.float64))
-    assert np.abs(refit.fit(hidden, far, 1)).max() <= 127
+    assert np.abs(head_adaptation.adapt_head(hidden, far, 1)).max() <= 127
 
 
 def test_a_level_outside_is_an_error() -> None:
@@ -409,9 +424,9 @@ def test_a_group_sees_only_what_was_decoded() -> None:
     before = prior.likelihoods(levels, known)
     for g in range(12):
         changed = levels.copy()
-        group(changed, g)[...] = group(known.last, g)
+        subset(changed, g)[...] = subset(known.last, g)
         after = prior.likelihoods(changed, known)
-        same = [(group(before, i) == group(after, i)).all() for i in range(12)]
+        same = [(subset(before, i) == subset(after, i)).all() for i in range(12)]
         assert all(same[:g]) and (g == 11 or not all(same[g + 1 :]))
 
 
@@ -474,7 +489,7 @@ def test_levels_lie_in_the_intervals_of_pictures(squares: np.ndarray) -> None:
         for seed, square in enumerate(squares[:2]):
             levels = torch.from_numpy(square).permute(2, 0, 1)[None]
             with torch.no_grad():
-                *_, latent = net.walk(Encoder(levels, seed, False), 3)
+                *_, latent = net.iter_stages(Encoder(levels, seed, False), 3)
             known = prior.known(latent.sent)
             x = levels[0].numpy()
             assert (known.first <= x).all() and (x <= known.last).all()
@@ -534,7 +549,7 @@ def test_more_of_the_last_stage_is_never_worse(photograph: Image.Image) -> None:
     qualities = [psnr(levels, decoder.latent, net)]
     last = strings[3]
     for n in range(0, len(last), len(last) // 40):
-        qualities.append(psnr(levels, decoder.look(last[:n]), net))
+        qualities.append(psnr(levels, decoder.decode_partial(last[:n]), net))
     decoder.append(last)
     qualities.append(psnr(levels, decoder.latent, net))
     assert all(b >= a - 1e-9 for a, b in itertools.pairwise(qualities))
@@ -569,6 +584,6 @@ def test_rounding_costs_little(squares: np.ndarray) -> None:
         error = ((low[b] + high[b] + 256 >> 9) - (16 * x_hat[b].numpy()).astype(int)) >> 1
         share = np.rint((high[b] - low[b]) * 128 / (WIDTH / 2) / 2).astype(int) - 128
         planes = (error.clip(-256, 256), np.full(v[b].shape, -32), share)
-        known = Known(low[b], high[b], planes)
+        known = LevelInterval(low[b], high[b], planes)
         total -= np.log2(prior.likelihoods(levels[b].numpy(), known)).sum()
     assert total == pytest.approx(bits, rel=4e-3)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from compressai_uqdm import StreamingDecoder, decode, encode
 from compressai_uqdm.settings import exact_floats
-from compressai_uqdm.threads import undivided
+from compressai_uqdm.threads import single_threaded_ops
 from compressai_uqdm.zoo import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +172,7 @@ def test_numbers_of_threads_are_left_as_found() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with undivided(), undivided():
+        with single_threaded_ops(), single_threaded_ops():
             assert torch.get_num_threads() == 1
             with ThreadPoolExecutor(1) as pool:  # a thread that starts meanwhile
                 assert pool.submit(torch.get_num_threads).result() == 2

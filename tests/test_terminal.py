@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import StreamingDecoder, decode, encode
-from compressai_uqdm.denoisers.vdm_unet import UNet
+from compressai_uqdm.families.uqdm.unet import UNet
 from compressai_uqdm.files.encoding import QualityWarning
 from compressai_uqdm.files.model import Codec, open_codec
 

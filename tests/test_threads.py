@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.entropy_models import integer
-from compressai_uqdm.models import cosine
-from compressai_uqdm.threads import in_threads
+from compressai_uqdm.families.dct import model as cosine
+from compressai_uqdm.integer import arithmetic as integer
+from compressai_uqdm.threads import parallel_map
 from compressai_uqdm.zoo import RECIPES
 
 
@@ -42,32 +42,32 @@ def test_as_many_at_once_as_pytorch_has_threads() -> None:
             meet.wait(60)
             return -item
 
-        assert in_threads(wait, iter(range(9))) == [-item for item in range(9)]
+        assert parallel_map(wait, iter(range(9))) == [-item for item in range(9)]
 
 
 def test_operations_are_undivided_there_and_as_before_elsewhere() -> None:
     here = threading.get_ident()
     with threads(2):
-        found = in_threads(number, range(8))
+        found = parallel_map(number, range(8))
         assert all(thread != here and n == 1 for thread, n in found)
         assert torch.get_num_threads() == 2
         with threads(1):  # as CompressAI's tools ask for
-            assert in_threads(number, range(8)) == [(here, 1)] * 8
+            assert parallel_map(number, range(8)) == [(here, 1)] * 8
         later: list[tuple[int, int]] = []
         other = threading.Thread(target=lambda: later.append(number()))
         other.start()
         other.join()
         assert later[0][1] == 2
-        assert in_threads(number, range(8), torch.device("cuda")) == [(here, 2)] * 8
+        assert parallel_map(number, range(8), torch.device("cuda")) == [(here, 2)] * 8
         # within itself, too
-        assert in_threads(lambda _: in_threads(number, range(2)), range(2))
+        assert parallel_map(lambda _: parallel_map(number, range(2)), range(2))
 
 
 def test_what_is_raised_and_no_more() -> None:
     with threads(2):
         with pytest.raises(ZeroDivisionError):
-            in_threads(lambda item: 1 // item, [1, 0, 2])
-        assert in_threads(lambda item: 1 // item, [1, -1]) == [1, -1]
+            parallel_map(lambda item: 1 // item, [1, 0, 2])
+        assert parallel_map(lambda item: 1 // item, [1, -1]) == [1, -1]
 
 
 def test_gradients_are_kept_where_the_caller_keeps_them() -> None:
@@ -78,17 +78,17 @@ def test_gradients_are_kept_where_the_caller_keeps_them() -> None:
                 y = x + 1
                 expected = y.requires_grad
                 # in place: of what inference made, nowhere else
-                found = in_threads(lambda part: part.add_(1).requires_grad, [y, x + 1])
+                found = parallel_map(lambda part: part.add_(1).requires_grad, [y, x + 1])
                 assert found == [expected] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_in_a_process_that_was_forked() -> None:
     with threads(2):
-        in_threads(abs, range(4))
+        parallel_map(abs, range(4))
         child = os.fork()
         if not child:
-            right = in_threads(abs, range(-4, 0)) == [4, 3, 2, 1]
+            right = parallel_map(abs, range(-4, 0)) == [4, 3, 2, 1]
             os._exit(0 if right else 1)
         assert os.waitpid(child, 0)[1] == 0
 

@@ -36,9 +36,9 @@ from training_runs import (
 )
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm.codec.bound import Bound
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.diffusion import levels_to_x
+from compressai_uqdm.families.uqdm.bound import Bound
+from compressai_uqdm.families.uqdm.diffusion import levels_to_x
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.losses import BitsPerDimensionLoss
 from compressai_uqdm.models.checkpoint import published_weights
 from compressai_uqdm.train import main, parse_args

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import CosineUQDM, train, train_context, train_cosine
-from compressai_uqdm.entropy_models.contexts import read_contexts
+from compressai_uqdm.families.uqdm.context_files import read_contexts
 from compressai_uqdm.training.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parent.parent

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from compressai_uqdm import UQDM, VDM, UQDMConfig
-from compressai_uqdm.denoisers.base import Denoiser
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
-from compressai_uqdm.diffusion import levels_to_x
+from compressai_uqdm.families.uqdm.denoiser import Denoiser
+from compressai_uqdm.families.uqdm.diffusion import levels_to_x
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 
 TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 GAUSSIAN = {

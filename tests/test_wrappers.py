@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.entropy_models.integer import IntegerNetwork
-from compressai_uqdm.identity import digest
+from compressai_uqdm.fingerprint import digest
+from compressai_uqdm.integer.arithmetic import IntegerNetwork
 from compressai_uqdm.models.base import ProgressiveModel
 from compressai_uqdm.zoo import ASSETS, RECIPES
 
@@ -109,7 +109,7 @@ COPIES: dict[str, Callable[[Model], Model]] = {
 def test_copies(kind: str, name: str, net: Model) -> None:
     other = COPIES[kind](net)
     assert check_exact(other, x()) == strings_of(name)
-    assert digest(other.parts()) == digest(loaded(name).parts())
+    assert digest(other.fingerprint()) == digest(loaded(name).fingerprint())
 
 
 def test_weights_of_integers_are_short_in_files(
@@ -152,7 +152,7 @@ def test_models_of_every_type(dtype: torch.dtype, name: str, net: Model) -> None
         assert found.dtype == torch.float16
     if name == "uqdm-photo":  # in integers, whatever the type
         assert strings == strings_of(name)
-        assert digest(net.parts()) == digest(loaded(name).parts())
+        assert digest(net.fingerprint()) == digest(loaded(name).fingerprint())
         assert check_exact(net.float(), x()) == strings
     net.train()
     loss = loss_of(net(x()[:, :, :16, :16].to(dtype))) + net.aux_loss()

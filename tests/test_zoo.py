@@ -26,10 +26,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from compressai_uqdm import UQDM, VDM, CosineConfig, CosineUQDM, UQDMConfig
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.families.uqdm.config import PUBLISHED
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.files.container import parse_header
 from compressai_uqdm.models.checkpoint import Weights
-from compressai_uqdm.models.config import PUBLISHED
 from compressai_uqdm.zoo import FILES
 
 NAMES = ["uqdm-tiny", "uqdm-small", "uqdm-medium", "uqdm-big"]

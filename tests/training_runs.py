@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from compressai_uqdm import UQDMConfig
-from compressai_uqdm.denoisers.vdm_unet import UNetConfig
+from compressai_uqdm.families.uqdm.unet import UNetConfig
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = UQDMConfig(network=UNetConfig(embedding_dim=8, norm_groups=2))

@@ -1,14 +1,8 @@
+"""Entropy models in the style of CompressAI's, and what their context models share."""
+
 # First: when CompressAI's zoo is imported it imports us, and must find us whole.
 from .. import libraries  # noqa: F401  isort: skip
 
-from .latents.context import ContextConditional
-from .latents.gaussian_noise import GaussianNoiseConditional
-from .latents.uniform_noise import UniformNoiseConditional
-from .pixels.softmax import PixelConditional
+from .uniform_noise import UniformNoiseConditional
 
-__all__ = [
-    "ContextConditional",
-    "GaussianNoiseConditional",
-    "PixelConditional",
-    "UniformNoiseConditional",
-]
+__all__ = ["UniformNoiseConditional"]

@@ -1,71 +1,84 @@
-"""Integer tables of the priors, the same on every platform.
+"""Priors whose probabilities are integer tables, built once by ``update()``."""
 
-Exponentials of a mathematical library differ in the last bit from one to another; here
-everything is made of float64 sums, products and quotients, which IEEE 754 fixes, so
-that encoder and decoder round to the same integers wherever they run.
-
-A table is a row of integer weights that sum to 2^24 - n for n symbols. constriction
-gives every symbol one unit more, and the total is then its 2^24 exactly: what is
-computed here is the very table that is coded with.
-"""
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 
-__all__ = [
-    "PRECISION",
-    "exp",
-    "logistic_cdf",
-    "normal_cdf",
-    "quantize_cdf",
-    "symbol_weights",
-]
+from compressai.entropy_models import EntropyModel
+from torch import Tensor
 
-PRECISION = 24
-"""Bits of a probability in the range coder."""
+from ..fingerprint import Fingerprint
+from ..precision import SinglePrecision
 
+__all__ = ["TabledEntropyModel"]
 
-def exp(x: np.ndarray) -> np.ndarray:
-    """e^x for -700 <= x <= 0, to about 1e-13, by IEEE basic operations alone."""
-    r = np.maximum(x, -700.0) / 1024  # |r| < 0.7
-    term = np.ones_like(r)
-    total = np.ones_like(r)
-    for n in range(1, 20):
-        term *= r
-        term /= n
-        total += term
-    for _ in range(10):
-        total *= total
-    return total
+_CHUNK = 1 << 22  # table entries gathered at once, to bound memory; of the format
 
 
-def logistic_cdf(x: np.ndarray) -> np.ndarray:
-    """CDF of the logistic distribution with scale 1."""
-    e = exp(-np.abs(x))
-    return np.where(x < 0, e, 1.0) / (1 + e)
+class TabledEntropyModel(SinglePrecision, EntropyModel):
+    """An entropy model whose tables are rows of one integer CDF each.
 
-
-def normal_cdf(x: np.ndarray) -> np.ndarray:
-    """CDF of the standard normal distribution, to about 1e-13 absolute."""
-    # Phi(x) = 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 5) + ...); nothing is left past 8
-    x = np.clip(x, -8.0, 8.0)
-    term = x
-    total = x
-    for n in range(3, 301, 2):
-        term = term * x * x / n
-        total = total + term
-    inv_sqrt_2pi = 0.3989422804014327
-    return np.clip(0.5 + inv_sqrt_2pi * exp(-x * x / 2) * total, 0.0, 1.0)
-
-
-def quantize_cdf(cdf: np.ndarray, n_symbols: int) -> np.ndarray:
-    """Integer values of a CDF, 0 .. 2^24 - n_symbols, whose differences are weights."""
-    return np.rint(cdf * float((1 << PRECISION) - n_symbols)).astype(np.int32)
-
-
-def symbol_weights(edges: np.ndarray) -> np.ndarray:
-    """Weights of the n + 1 symbols between n integer values of a CDF, float32.
-
-    The outermost two, below the first value and above the last, are what is left.
+    In CompressAI's buffers: ``_quantized_cdf``, ``[rows, n]``; ``_cdf_length``, the part
+    of each row that counts; ``_offset``, the first symbol of each. They are empty until
+    ``update()``, and travel in the state dict.
     """
-    total = (1 << PRECISION) - (edges.shape[-1] + 1)
-    return np.diff(edges, prepend=0, append=total, axis=-1).astype(np.float32)
+
+    _offset: Tensor
+    _quantized_cdf: Tensor
+    _cdf_length: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(likelihood_bound=1e-30)
+        # CompressAI's have the default type and device of PyTorch, not of the process
+        self.likelihood_lower_bound.bound = torch.tensor([1e-30], dtype=torch.float32)
+        for name in ("_offset", "_quantized_cdf", "_cdf_length"):
+            setattr(self, name, torch.empty(0, dtype=torch.int32))
+        self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
+        self._arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether :meth:`update` was called."""
+        return bool(self._quantized_cdf.numel())
+
+    def fingerprint(self) -> Fingerprint:
+        """The tables, for the identity of a model in files."""
+        self._check_cdf_size()
+        yield "cdf", self._quantized_cdf.cpu().numpy()
+        yield "length", self._cdf_length.cpu().numpy()
+        yield "offset", self._offset.cpu().numpy()
+
+    def _set_tables(
+        self, cdf: np.ndarray, length: np.ndarray, offset: np.ndarray, device: torch.device
+    ) -> None:
+        self._quantized_cdf = torch.from_numpy(cdf.astype(np.int32)).to(device)
+        self._cdf_length = torch.from_numpy(length.astype(np.int32)).to(device)
+        self._offset = torch.from_numpy(offset.astype(np.int32)).to(device)
+        self._weights, self._arrays = {}, {}
+
+    def array(self, name: str) -> np.ndarray:
+        """One of these buffers, which is brought from its device once."""
+        if name not in self._arrays:
+            self._arrays[name] = getattr(self, name).cpu().numpy()
+        return self._arrays[name]
+
+    @staticmethod
+    def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
+        """Slices of start..end, each of as many tables as may be gathered at once."""
+        step = max(1, _CHUNK // table_size)
+        for first in range(start, end, step):
+            yield slice(first, min(first + step, end))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        # buffers get the shapes of what is loaded, which may be from before or after
+        # update()
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            loaded = state_dict.get(prefix + name)
+            if loaded is not None and loaded.shape != buffer.shape:
+                setattr(self, name, buffer.new_empty(loaded.shape))
+        self._weights, self._arrays = {}, {}
+        super()._load_from_state_dict(state_dict, prefix, *args)

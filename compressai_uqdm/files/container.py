@@ -9,9 +9,9 @@ import zlib
 from types import ModuleType
 from typing import IO
 
+from ..bitstream.varint import read_varint, varint
 from ..checks import MAX_PIXELS
 from ..errors import DamagedFileError, DamagedStringError
-from ..varint import read_varint, varint
 from . import v2
 from .header import MAGIC, Header, check_metadata
 

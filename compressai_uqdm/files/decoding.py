@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from ..checks import MAX_METADATA, MAX_PIXELS
-from ..codec.streaming import PictureDecoder
 from ..errors import DamagedFileError, DamagedStringError
 from ..models.base import ProgressiveModel, Reconstruction
+from ..models.streaming import PictureDecoder
 from ..progress import Passes, Progress
 from ..settings import exact_floats
 from .container import ends_in_header, parse_header
@@ -199,7 +199,7 @@ class StreamingDecoder:
             latent = self._decoder.latent
             if share:
                 try:
-                    latent = self._decoder.look(rest)
+                    latent = self._decoder.decode_partial(rest)
                 except DamagedStringError as error:
                     self._damage = _afresh(error)
                     raise

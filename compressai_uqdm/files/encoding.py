@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..atomic import check_folder, is_special, naming, write_atomically
 from ..checks import MAX_METADATA
-from ..codec.coders import Encoder
-from ..codec.streaming import PictureDecoder
 from ..models.base import ProgressiveModel
+from ..models.coders import Encoder
+from ..models.streaming import PictureDecoder
 from ..progress import Passes, Progress
 from ..settings import exact_floats
 from . import exif
@@ -209,7 +209,7 @@ def _encode(
     psnr = functools.partial(_psnr, net, levels, seed)
     encoder, reached = Encoder(levels, seed, net.portable), 0.0
     last: list[Any] = []  # what is known after the last stages
-    for known in net.walk(encoder, stages, passes):
+    for known in net.iter_stages(encoder, stages, passes):
         if stream:
             n_bytes = sum(map(len, encoder.strings())) + len(planes.alpha_png)
             if len(stream) < STORED_SHARE * n_bytes:  # whatever the stages to come take
@@ -322,11 +322,11 @@ def _smallest(
     for string in strings[:last]:
         decoder.append(string)
     if room < ends[-1]:
-        reached = psnr(decoder.look(part))
+        reached = psnr(decoder.decode_partial(part))
     low, high = 0, len(part)
     while reached >= min_psnr and high - low > max(1, len(part) // 64):
         middle = (low + high) // 2
-        found = psnr(decoder.look(part[:middle]))
+        found = psnr(decoder.decode_partial(part[:middle]))
         if found >= min_psnr:
             high, reached = middle, found
         else:

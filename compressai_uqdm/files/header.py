@@ -82,7 +82,7 @@ class Header:
         storage: ``"stages"``, or ``"WebP"`` where the picture is stored as a lossless WebP
             stream: then there is no model, no digest and one string, without previews.
         model: name of the model, in the zoo or its owner's.
-        digest: that of the model, see :mod:`..identity`.
+        digest: that of the model, see :mod:`.fingerprint`.
         size: (width, height) of the picture in pixels.
         seed: seed of the dither, 0..2^32-1.
         arithmetic: what the network computes with.

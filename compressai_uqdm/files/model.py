@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 
 from ..errors import DamagedFileError
-from ..identity import digest
+from ..families.dct.model import CosineUQDM
+from ..families.registry import open_checkpoint
+from ..families.uqdm.model import UQDM
+from ..fingerprint import digest
 from ..models.base import ProgressiveModel
 from ..models.checkpoint import SAVED, loading
-from ..models.cosine import CosineUQDM
-from ..models.families import open_checkpoint
-from ..models.uqdm import UQDM
 from ..zoo import RECIPES, find_in_repository, is_repository
 from .header import Arithmetic, Header
 
@@ -40,7 +40,7 @@ class Codec:
 
     def __init__(self, name: str, net: UQDM | CosineUQDM):
         self.name, self.net = name, net.eval()
-        self.digest = digest(net.parts())
+        self.digest = digest(net.fingerprint())
         self.arithmetics = cast(tuple[Arithmetic, ...], net.arithmetics)
         self._computing_in: dict[Arithmetic, ProgressiveModel[Any]] = {"integer": net}
 

@@ -5,9 +5,9 @@ later without another version. A decoder may skip those it does not know whose t
 64 and up; without the others there is no right picture.
 """
 
+from ..bitstream.varint import read_varint, varint
 from ..errors import DamagedFileError
-from ..identity import DIGEST_BYTES
-from ..varint import read_varint, varint
+from ..fingerprint import DIGEST_BYTES
 from .header import ARITHMETICS, COLOURS, Header, Metadata, Storage
 
 __all__ = ["VERSION", "pack", "parse"]

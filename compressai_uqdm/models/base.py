@@ -10,15 +10,15 @@ from compressai.models import CompressionModel
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
+from ..bitstream.range_coder import check_strings
 from ..checks import MAX_PIXELS
-from ..codec.coders import Coder, Decoder, Encoder, Estimator
-from ..diffusion import image_to_levels, levels_to_image
-from ..entropy_models.coder import check_strings
-from ..identity import Parts
+from ..fingerprint import Fingerprint
+from ..levels import image_to_levels, levels_to_image
 from ..progress import Progress
 from ..settings import exact_floats, uncompiled
 from .card import model_card
 from .checkpoint import Weights, loading, read_checkpoint, undrawn
+from .coders import Coder, Decoder, Encoder, Estimator
 
 __all__ = ["ProgressiveModel", "Reconstruction"]
 
@@ -47,7 +47,7 @@ class ProgressiveModel(
 
     ``forward``, ``compress`` and ``decompress`` are the same walk through the stages:
     one estimates what they cost, one writes them, one reads them. A family of models
-    says how to begin (:meth:`first_latent`), how to go one stage on (:meth:`advance`),
+    says how to begin (:meth:`first_latent`), how to go one stage on (:meth:`code_stage`),
     and what is seen of it (:meth:`reconstruct`).
 
     One number of stages is meant everywhere: ``quality``, CompressAI's word, is how many
@@ -106,11 +106,11 @@ class ProgressiveModel(
         """Images, ``[B, 3, H, W]``, of which nothing is known yet."""
         raise NotImplementedError
 
-    def advance(self, latent: L, coder: Coder) -> L:
+    def code_stage(self, latent: L, coder: Coder) -> L:
         """One stage on."""
         raise NotImplementedError
 
-    def settle(self, before: L, latent: L, n_decoded: int) -> L:
+    def blend_partial_stage(self, before: L, latent: L, n_decoded: int) -> L:
         """What to show of a stage of which a stream held so many symbols only."""
         raise NotImplementedError
 
@@ -122,8 +122,8 @@ class ProgressiveModel(
         """What :meth:`forward` gives in training."""
         raise NotImplementedError
 
-    def parts(self) -> Parts:
-        """All that the integers of a stream follow from, see :mod:`..identity`."""
+    def fingerprint(self) -> Fingerprint:
+        """All that the integers of a stream follow from, see :mod:`.fingerprint`."""
         raise NotImplementedError
 
     # ---- stages ----
@@ -141,7 +141,7 @@ class ProgressiveModel(
             )
         self._quality = int(quality)
 
-    def walk(
+    def iter_stages(
         self, coder: Coder, stages: int, progress: Progress | None = None
     ) -> Iterator[L]:
         """Go through the first stages.
@@ -157,7 +157,7 @@ class ProgressiveModel(
         """
         latent = self.first_latent(coder.shape, coder.seed, progress)
         while latent.stages < stages:
-            latent = self.advance(latent, coder)
+            latent = self.code_stage(latent, coder)
             yield latent
 
     # ---- CompressAI's interface ----
@@ -209,7 +209,7 @@ class ProgressiveModel(
         estimator = Estimator(check_images(x, self.device), seed, self.dtype)
         x_hats = [
             levels_to_image(self.reconstruct(latent, reconstruction, seed), self.dtype)
-            for latent in self.walk(estimator, self.quality)
+            for latent in self.iter_stages(estimator, self.quality)
             if progressive or latent.stages == self.quality
         ]
         out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": estimator.likelihoods}
@@ -236,7 +236,7 @@ class ProgressiveModel(
         images = []
         for levels in check_images(x, self.device).split(1):
             encoder = Encoder(levels, seed, self.portable)
-            for _ in self.walk(encoder, self.quality):
+            for _ in self.iter_stages(encoder, self.quality):
                 pass
             images.append(encoder.strings())
         return {"strings": [list(stage) for stage in zip(*images)], "shape": x.shape[2:]}
@@ -278,7 +278,7 @@ class ProgressiveModel(
             images.append(
                 [
                     self.reconstruct(latent, reconstruction, seed)
-                    for latent in self.walk(decoder, stages)
+                    for latent in self.iter_stages(decoder, stages)
                     if progressive or latent.stages == stages
                 ]
             )

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import safetensors.torch
@@ -19,9 +19,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..denoisers.vdm_unet import UNetConfig
-from ..threads import undivided_if_forked
-from .config import PUBLISHED, UQDMConfig
+from ..threads import single_threaded_if_forked
 
 __all__ = [
     "PUBLISHED_FILE",
@@ -29,7 +27,6 @@ __all__ = [
     "Weights",
     "allow_published_files",
     "check_family",
-    "config_of",
     "family_of",
     "load_weights",
     "loading",
@@ -92,7 +89,7 @@ def loading() -> Iterator[None]:
         torch.inference_mode(False),
         torch.no_grad(),
         nullcontext() if is_default else cpu,  # it makes every operation slower
-        undivided_if_forked(),
+        single_threaded_if_forked(),
     ):
         yield
 
@@ -307,25 +304,3 @@ def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[s
             f"damaged checkpoint: {len(model)} weights but {len(shadow)} averages"
         )
     return averages if weights == "ema_schedule" else {k: averages[k] for k in model}
-
-
-def config_of(state_dict: Mapping[str, Tensor]) -> UQDMConfig:
-    """The published model that these weights are of, told by width and depth.
-
-    Raises:
-        ValueError: none.
-    """
-    try:
-        width = len(state_dict["denoiser.conv_in.bias"])
-    except (KeyError, TypeError) as error:
-        raise ValueError("not the weights of a UQDM: there is no conv_in") from error
-    blocks = [name for name in state_dict if name.startswith("denoiser.down_blocks.")]
-    depth = len({name.split(".")[2] for name in blocks})
-    for config in PUBLISHED.values():
-        network = cast(UNetConfig, config.network)
-        if (network.embedding_dim, network.n_blocks) == (width, depth):
-            return config
-    raise ValueError(
-        f"a UQDM of width {width} and depth {depth} is none of the published models: "
-        "pass its config"
-    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets import ImageNet64, Photographs
-from ..denoisers.windowed import WINDOW
+from ..families.uqdm.windowed import WINDOW
 from .config import TrainingConfig
 from .interruption import leave_interruptions_to_the_parent
 

@@ -19,25 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..codec.coders import Coded, Coder
-from ..codec.latent import Latent
+from ..bitstream.symbols import RateEstimator
 from ..datasets import Photographs
-from ..denoisers.windowed import WINDOW
-from ..diffusion import image_to_levels, levels_to_x
-from ..entropy_models.coder import Notes
-from ..entropy_models.groups import GROUPS
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
-from ..entropy_models.latents.context import (
+from ..entropy_models.coding_order import CODING_ORDER
+from ..entropy_models.uniform_noise import UniformNoiseConditional
+from ..families.uqdm.context_prior import (
     INPUT_BITS,
     INPUT_MAX,
     LOG_SCALE_MAX,
     SHIFT_MAX,
     ContextPrior,
 )
-from ..entropy_models.latents.uniform_noise import UniformNoiseConditional
-from ..entropy_models.lattice import LATTICE
-from ..entropy_models.pixels.interval import coefficients
-from ..models import UQDM
+from ..families.uqdm.diffusion import levels_to_x
+from ..families.uqdm.interval_pixels import coefficients
+from ..families.uqdm.latent import Latent
+from ..families.uqdm.model import UQDM
+from ..families.uqdm.windowed import WINDOW
+from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
+from ..levels import image_to_levels
+from ..models.coders import Coded, Coder
+from ..quantization.lattice import LATTICE
 from .pixels import PixelData, pixel_data
 from .twin import FloatTwin
 
@@ -66,7 +67,7 @@ class FloatContext(FloatTwin[ContextPrior]):
     def __init__(self, prior: UniformNoiseConditional) -> None:
         super().__init__(ContextPrior())
         self.log_likelihood = prior.log_likelihood
-        self.visible = [range(g) for g in range(len(GROUPS))]
+        self.visible = [range(g) for g in range(len(CODING_ORDER))]
         for name in ("conv", "mix"):
             std = math.sqrt(1 / math.prod(self.w[name].shape[2:]))
             nn.init.normal_(self.w[name], std=std)
@@ -81,7 +82,7 @@ class FloatContext(FloatTwin[ContextPrior]):
         revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
         log_scales = scales.log2().clamp(-limit, limit)
         bits, w = [], self.w
-        for g, (channel, (row, column)) in enumerate(GROUPS):
+        for g, (channel, (row, column)) in enumerate(CODING_ORDER):
             known = torch.zeros_like(revealed)
             for seen in self.visible[g]:
                 at = _where(seen)
@@ -110,7 +111,7 @@ class FloatContext(FloatTwin[ContextPrior]):
 
 def _where(g: int) -> tuple[slice, slice, slice, slice]:
     """Where a group's residuals stand among those of all, each there twice."""
-    channel, (row, column) = GROUPS[g]
+    channel, (row, column) = CODING_ORDER[g]
     channels = slice(channel, None, 3)
     return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
 
@@ -132,7 +133,7 @@ class Recorder(Coder):
     """
 
     def __init__(self, levels: Tensor, seed: int):
-        super().__init__(levels.shape, seed, Notes())
+        super().__init__(levels.shape, seed, RateEstimator())
         self.x = levels_to_x(levels, torch.float64)
         self.stages: list[StageData] = []
 
@@ -161,7 +162,7 @@ def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], Pixel
     for seed, crop in enumerate(tqdm(crops.split(1), "coding crops")):
         levels = image_to_levels(crop / 255)
         recorder = Recorder(levels, seed)
-        *_, last = net.walk(recorder, sent)
+        *_, last = net.iter_stages(recorder, sent)
         pictures.append(recorder.stages)
         assert last.sent
         pixels.append(pixel_data(levels, last.sent, rows))

@@ -27,10 +27,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..atomic import write_atomically
-from ..basis import BLOCK, to_cosines
 from ..datasets import Photographs
-from ..entropy_models.latents.cosine import CosineConditional
-from ..models import CosineConfig, CosineUQDM
+from ..families.dct.coefficient_prior import CosineConditional
+from ..families.dct.model import CosineConfig, CosineUQDM
+from ..families.dct.transform import BLOCK, forward_dct
 from .bar import StepBar
 from .batches import example_key
 from .checkpoints import check_output, find_checkpoint, save_checkpoint
@@ -262,7 +262,7 @@ def _detail(crops: np.ndarray) -> np.ndarray:
 def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
     """Standard deviations of coefficients, ``[192]``; of means, what is news."""
     crops = draw_crops(photographs, SPREAD_CROPS, size, np.random.default_rng(seed))
-    deviation = to_cosines(crops).std((0, 2, 3)).clamp(min=0.1)  # grey ones have no colour
+    deviation = forward_dct(crops).std((0, 2, 3)).clamp(min=0.1)  # grey ones have no colour
     deviation[:3] *= MEAN_SHARE
     return deviation.float()
 
@@ -360,7 +360,7 @@ class StagePhase(Phase):
         thresholds = list(self.net.config.thresholds)
         for stage in self.stages:
             thresholds[stage] *= rng.uniform(*THRESHOLDS)
-        taught = self.net.teach(levels, thresholds)
+        taught = self.net.training_likelihoods(levels, thresholds)
         # later stages are not asked for
         bits = [-p.log2().sum() for p, _ in itertools.islice(taught, self.stages[-1] + 1)]
         return torch.stack([bits[i] for i in self.stages]).sum() / levels[:, 0].numel()
@@ -369,7 +369,9 @@ class StagePhase(Phase):
         """The loss, the bits that are sent up to the last stage, and its picture's PSNR."""
         loss = sent = squares = 0.0
         for levels in crops.split(TEST_BATCH):
-            taught = itertools.islice(self.net.teach(levels), self.stages[-1] + 1)
+            taught = itertools.islice(
+                self.net.training_likelihoods(levels), self.stages[-1] + 1
+            )
             for stage, (p, latent) in enumerate(taught):
                 assert latent.known is not None
                 bits = -p.log2()
@@ -431,7 +433,9 @@ class PicturePhase(Phase):
     def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Squared errors of every stage's picture, before and after."""
         x = levels.float()
-        for network, (_, latent) in zip(self.networks, self.net.teach(levels)):
+        for network, (_, latent) in zip(
+            self.networks, self.net.training_likelihoods(levels)
+        ):
             crops = crops_of(self.net, latent, levels)
             yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
-from ..entropy_models.groups import GROUPS
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
-from ..entropy_models.pixels.cosine import (
+from ..entropy_models.coding_order import CODING_ORDER
+from ..families.dct.model import CosineLatent, CosineUQDM
+from ..families.dct.pixel_prior import (
     INPUT_BITS,
     INPUT_MAX,
     POSITION_BITS,
@@ -27,7 +27,7 @@ from ..entropy_models.pixels.cosine import (
     SIDE,
     WindowNetwork,
 )
-from ..models.cosine import CosineLatent, CosineUQDM
+from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
 from .pixel_network import log_mass
 from .twin import FloatTwin, activated, rounded
 
@@ -61,7 +61,7 @@ def pixel_crops(net: CosineUQDM, levels: Tensor) -> PixelCrops:
         net: the model.
         levels: 0..255, ``[n, 3, H, W]``, of sides that are multiples of 8.
     """
-    *_, (_, latent) = net.teach(levels)
+    *_, (_, latent) = net.training_likelihoods(levels)
     return crops_of(net, latent, levels)
 
 
@@ -106,7 +106,7 @@ class FloatWindows(FloatTwin[WindowNetwork]):
         bands = crops.bands.repeat_interleave(4, 2).repeat_interleave(4, 3).flatten(2)
         low, high = (math.log(scale) for scale in SCALE_SPAN)
         bits = []
-        for g, (_, (row, column)) in enumerate(GROUPS):
+        for g, (_, (row, column)) in enumerate(CODING_ORDER):
             of_group = functools.partial(_of_group, g=g)
             conv = w["conv"][g] * self.sees[g]
             sums = F.conv2d(planes[:, :, row:, column:], conv, stride=2)
@@ -150,13 +150,13 @@ class FloatWindows(FloatTwin[WindowNetwork]):
 
 def _visible() -> Tensor:
     """Which inputs a group may have: of its window's errors, those decoded before it."""
-    sees = torch.ones(len(GROUPS), 1, 9, SIDE, SIDE)
-    for g, (_, (row, column)) in enumerate(GROUPS):
+    sees = torch.ones(len(CODING_ORDER), 1, 9, SIDE, SIDE)
+    for g, (_, (row, column)) in enumerate(CODING_ORDER):
         for channel in range(3):
             for i in range(SIDE):
                 for j in range(SIDE):
                     phase = (row + i - SIDE // 2) % 2, (column + j - SIDE // 2) % 2
-                    before = (channel, phase) in GROUPS[:g]
+                    before = (channel, phase) in CODING_ORDER[:g]
                     sees[g, 0, channel, i, j] = float(before)
     # the linear path is of errors alone
     sees = sees.repeat(1, SHAPES["conv"][1], 1, 1, 1)
@@ -166,5 +166,5 @@ def _visible() -> Tensor:
 
 def _of_group(planes: Tensor, g: int) -> Tensor:
     """Values of a group, ``[n, m]``, of planes ``[n, 3, H, W]``."""
-    channel, (row, column) = GROUPS[g]
+    channel, (row, column) = CODING_ORDER[g]
     return planes[:, channel, row::2, column::2].flatten(1)

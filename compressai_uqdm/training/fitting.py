@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ..entropy_models.contexts import Contexts, read_contexts, save_contexts
-from ..entropy_models.lattice import LATTICE
-from ..entropy_models.pixels.interval import coefficients
-from ..models import UQDM
+from ..families.uqdm.context_files import Contexts, read_contexts, save_contexts
+from ..families.uqdm.interval_pixels import coefficients
+from ..families.uqdm.model import UQDM
+from ..quantization.lattice import LATTICE
 from ..zoo import RECIPES
 from .checkpoints import check_output
 from .context import FloatContext, collect, fit, read_crops

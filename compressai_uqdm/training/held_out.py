@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from ..codec.bound import Bound
+from ..families.uqdm.bound import Bound
 from ..losses import BitsPerDimensionLoss
 from .batches import Images, example_key
 from .state import TrainingState

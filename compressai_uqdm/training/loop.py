@@ -9,7 +9,7 @@ import torch
 
 from torch import Tensor
 
-from ..codec.bound import Bound
+from ..families.uqdm.bound import Bound
 from ..losses import BitsPerDimensionLoss
 from .bar import StepBar
 from .batches import BatchSampler, make_loader, open_images, read

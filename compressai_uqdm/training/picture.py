@@ -8,13 +8,9 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
-from ..denoisers.picture import (
-    HALO,
-    LAYERS,
-    PictureNetwork,
-)
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX
-from ..entropy_models.pixels.cosine import INPUT_BITS, INPUT_MAX
+from ..families.dct.picture_filter import HALO, LAYERS, PictureNetwork
+from ..families.dct.pixel_prior import INPUT_BITS, INPUT_MAX
+from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
 from .cosine_pixels import PixelCrops
 from .twin import FloatTwin, activated
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..entropy_models import logistic
-from ..entropy_models.groups import GROUPS
-from ..entropy_models.pixels.network import (
+from ..entropy_models.coding_order import CODING_ORDER
+from ..families.uqdm.pixel_network import (
     INPUT_BITS,
     INPUT_MAX,
     TRUNK_LAYERS,
@@ -35,7 +35,7 @@ __all__ = [
 INPUT_LIMIT = INPUT_MAX / (1 << INPUT_BITS)
 """The largest input of the network."""
 
-ORDER = [channel_of(g) for g in range(len(GROUPS))]
+ORDER = [channel_of(g) for g in range(len(CODING_ORDER))]
 """Where each group stands among the phases of a picture."""
 
 _SUM_LIMIT = 62.0  # of 64, where a sum of integers would reach 2^24; the rest is for biases
@@ -65,8 +65,8 @@ class FloatNetwork(FloatTwin[PixelNetwork]):
         with torch.no_grad():
             w["conv"][:, -1] = 0  # the linear path starts at nothing
         # the phases of a picture that are decoded before each group
-        levels = torch.zeros(len(GROUPS), len(GROUPS))
-        for g in range(len(GROUPS)):
+        levels = torch.zeros(len(CODING_ORDER), len(CODING_ORDER))
+        for g in range(len(CODING_ORDER)):
             levels[g, ORDER[:g]] = 1
         self.register_buffer("decoded", levels)
         self.decoded: Tensor
@@ -97,7 +97,7 @@ class FloatNetwork(FloatTwin[PixelNetwork]):
             others: what it sees of the others.
             shared: as of :meth:`trunk`.
         """
-        n, (B, _, h, w) = len(GROUPS), decoded.shape
+        n, (B, _, h, w) = len(CODING_ORDER), decoded.shape
         picture = torch.cat([others, decoded], 1)
         sees = torch.cat([1 - self.decoded, self.decoded], 1)
         conv = self.weight("conv").repeat(1, 1, 2, 1, 1)

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
-from ..entropy_models.groups import GROUPS
-from ..entropy_models.lattice import Sent
-from ..entropy_models.pixels.context import LOG_SCALE_LOW, POSITION_BITS, SCALE_AT_ZERO
-from ..entropy_models.pixels.interval import MARGIN, PLANES, positions, seen_of
-from ..entropy_models.pixels.network import INPUT_BITS
+from ..entropy_models.coding_order import CODING_ORDER
+from ..families.uqdm.context_pixels import LOG_SCALE_LOW, POSITION_BITS, SCALE_AT_ZERO
+from ..families.uqdm.interval_pixels import MARGIN, PLANES, positions, seen_of
+from ..families.uqdm.latent import QuantizedLatents
+from ..families.uqdm.pixel_network import INPUT_BITS
 from .pixel_network import (
     INPUT_LIMIT,
     ORDER,
@@ -49,7 +49,7 @@ class PixelData(NamedTuple):
         return PixelData(*(tensor[at] for tensor in self))
 
 
-def pixel_data(levels: Tensor, sent: Sent, rows: np.ndarray) -> PixelData:
+def pixel_data(levels: Tensor, sent: QuantizedLatents, rows: np.ndarray) -> PixelData:
     """What was sent of one picture, ``[1, 3, H, W]``, as data."""
     one = 1 << POSITION_BITS
     pairs = list(zip(rows, sent.points, sent.points[1:]))[:-1]
@@ -67,7 +67,7 @@ class FloatPixels(FloatNetwork):
     """The network of a UQDM's pixels in floats. One unit is four levels.
 
     Args:
-        rows: as of :func:`.interval.coefficients`.
+        rows: as of :func:`.interval_pixels.coefficients`.
 
     Attributes:
         half_lengths: half the length of the interval of each stage, in levels.
@@ -113,9 +113,9 @@ class FloatPixels(FloatNetwork):
         x, _, _, middle = seen.pixels
         error = in_phases((x - middle) / 4).flatten(2)
         around = F.unfold(torch.cat([seen.guess, seen.level], 1), 3, padding=1)
-        around = around.unflatten(1, (2 * len(GROUPS), 9))
+        around = around.unflatten(1, (2 * len(CODING_ORDER), 9))
         sees = torch.cat([1 - self.decoded, self.decoded], 1)
-        for g in range(len(GROUPS)):
+        for g in range(len(CODING_ORDER)):
             visible = sees[g].nonzero()[:, 0]
             A = around[:, visible].flatten(1, 2).transpose(1, 2).flatten(0, 1).double()
             y = error[:, ORDER[g]].flatten().double()
@@ -127,7 +127,7 @@ class FloatPixels(FloatNetwork):
                 residual = y - A @ solution
                 weight = 1 / (residual * residual + 0.02)
             linear = solution.float().view(-1, 3, 3)
-            self.w["conv"][g, -1][visible % len(GROUPS)] = linear
+            self.w["conv"][g, -1][visible % len(CODING_ORDER)] = linear
             scale = 0.5 * 4 * residual.std().item()
             self.w["head_bias"][g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
 

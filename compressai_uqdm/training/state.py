@@ -7,8 +7,8 @@ import torch
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..models import UQDM, UQDMConfig
-from ..models.config import PUBLISHED
+from ..families.uqdm.config import PUBLISHED, UQDMConfig
+from ..families.uqdm.model import UQDM
 from .config import TrainingConfig
 
 __all__ = ["TrainingState", "ema_decay", "initial_model"]

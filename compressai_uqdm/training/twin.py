@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from torch import Tensor
 
-from ..entropy_models.integer import HIDDEN_BITS, HIDDEN_MAX, IntegerNetwork
+from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX, IntegerNetwork
 
 __all__ = ["FloatTwin", "activated", "rounded"]
 
@@ -53,7 +53,7 @@ class FloatTwin(nn.Module, Generic[N]):
         for name, buffer in network.named_buffers():
             unit = 2.0 ** network.fractional_bits(name)
             exact = (self.used(name).double() * unit).round()
-            buffer.copy_(exact + network.half_unit(name))
+            buffer.copy_(exact + network.rounding_offset(name))
         network.check()
         return network
 
@@ -62,7 +62,7 @@ class FloatTwin(nn.Module, Generic[N]):
         """Inverse of :meth:`to_integers`, to go on from."""
         for name, buffer in network.named_buffers():
             unit = 2.0 ** network.fractional_bits(name)
-            self.w[name].copy_((buffer.double() - network.half_unit(name)) / unit)
+            self.w[name].copy_((buffer.double() - network.rounding_offset(name)) / unit)
 
 
 def rounded(t: Tensor, bits: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Progressive coding of DCT coefficients with integer context models."""

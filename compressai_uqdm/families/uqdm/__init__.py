@@ -1,0 +1,1 @@
+"""UQDM as published: a diffusion model in pixels whose latents are coded."""
