@@ -11,6 +11,7 @@ all are asked for, which is refused.
 """
 
 import inspect
+import warnings
 
 from typing import IO, TYPE_CHECKING, Any
 
@@ -75,6 +76,18 @@ class UqdmImageFile(ImageFile.ImageFile):
                 self.fp.close()
             self.fp = None
         return super().load()
+
+    def getexif(self) -> Image.Exif:
+        """Return the EXIF tags, none where the block is damaged.
+
+        The block itself stays in ``info["exif"]`` as the file has it.
+        """
+        try:
+            return super().getexif()
+        except Exception as error:  # Pillow's parser fails in many ways
+            message = f"the EXIF block is damaged and is left unread: {error}"
+            warnings.warn(message, UserWarning, stacklevel=2)
+            return super().getexif()  # empty: Pillow reads the block only once
 
     def _decode(self, header: "Header", fp: IO[bytes]) -> Image.Image:
         fp.seek(0)

@@ -31,7 +31,7 @@ from compressai_uqdm.families.dct.coefficient_prior import Group
 from compressai_uqdm.families.dct.model import draw_grids
 from compressai_uqdm.families.dct.transform import (
     BLOCK,
-    CODING_ORDER,
+    SUBBANDS,
     forward_dct,
     inverse_dct,
 )
@@ -88,7 +88,7 @@ def test_sides_are_extended_by_their_last_row_and_column(size: tuple[int, int]) 
 
 
 def test_groups_hold_every_coefficient_once_from_low_to_high() -> None:
-    assert [k for s in CODING_ORDER for k in range(s.start, s.stop)] == list(range(192))
+    assert [k for s in SUBBANDS for k in range(s.start, s.stop)] == list(range(192))
     flat = forward_dct(torch.full((1, 3, BLOCK, BLOCK), 200))[0, :, 0, 0]
     assert flat[0] > 500 and flat[1:].abs().max() < 1e-9  # all grey stands in the first
 

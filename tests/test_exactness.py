@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from PIL import ExifTags, Image, TiffImagePlugin, features
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, features
 
 import compressai_uqdm
 
@@ -418,6 +419,18 @@ def test_orientations_are_put_into_blocks(block: bytes, orientation: int) -> Non
 def test_blocks_that_are_none_are_replaced(block: bytes) -> None:
     assert exif.read_orientation(block) == 1
     assert exif.read_orientation(exif.with_orientation(block, 5)) == 5
+
+
+@pytest.mark.parametrize("block", [b"garbage!!!!!!!!", b"II*\0\xff\xff\xff\xff", b"MM\0*"])
+def test_damaged_blocks_stop_no_program(block: bytes) -> None:
+    picture = Image.new("RGB", (8, 8), "teal")
+    picture.info["exif"] = block
+    image = Image.open(io.BytesIO(encode(picture, stages=1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not image.getexif()
+        assert ImageOps.exif_transpose(image).size == (8, 8)
+    assert image.info["exif"] == b"Exif\0\0" + block
 
 
 def test_opening_parses_no_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
