@@ -555,7 +555,7 @@ class CosineConditional(UniformNoiseConditional):
 
     def stage_parts(self, width: int, threshold: float) -> Fingerprint:
         """What the integers of a stage follow from beside :meth:`fingerprint`."""
-        yield "dead_zone_index", np.array(dead_zone_index(threshold))
+        yield "first_sent", np.array(dead_zone_index(threshold))
         for name, factor in zip(("points", "entries", "base"), self._factors(width)):
             yield name, factor.cpu().numpy()
 
