@@ -39,11 +39,9 @@ def parse_args(argv: list[str]) -> "CosineTrainingConfig":
     add("output", type=Path, help="file to write, .npz; a run that is there goes on")
     add("--test", type=Path, help="folder of held-out photographs")
     add("--initial", type=Path, help="weights to start from")
-    add("--widths", type=int, nargs="+", help="of the stages' cells, in levels")
-    add(
-        "--thresholds", type=float, nargs="+", help="below which nothing is sent, in widths"
-    )
-    add("--units", type=int, nargs="+", help="that networks count in, in levels")
+    add("--quantization-steps", type=int, nargs="+", help="of the stages, in levels")
+    add("--dead-zones", type=float, nargs="+", help="of the stages, in steps")
+    add("--trained-steps", type=int, nargs="+", help="of the networks, in levels")
     add("--hidden", type=int, help="width of the state of a block")
     add("--steps", type=int, help="for each network")
     add("--batch-size", type=int, help="crops in a step")

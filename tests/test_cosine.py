@@ -27,7 +27,6 @@ from compressai_uqdm.entropy_models import head_adaptation
 from compressai_uqdm.families.dct import coefficient_prior as cosine
 from compressai_uqdm.families.dct import pixel_prior as pixels
 from compressai_uqdm.families.dct.block_order import BlockOrder
-from compressai_uqdm.families.dct.coefficient_prior import Group
 from compressai_uqdm.families.dct.model import draw_grids
 from compressai_uqdm.families.dct.transform import (
     BLOCK,
@@ -147,9 +146,9 @@ def test_noise_is_uniform_and_independent_of_the_value() -> None:
 # ---- integers ----
 
 
-def reference(group: Group, state: np.ndarray) -> np.ndarray:
+def reference(group: SubbandContextLayer, state: np.ndarray) -> np.ndarray:
     """Location and log scale, by NumPy's 64-bit integers."""
-    w = {name: np.rint(p.detach().numpy() * 2.0 ** cosine._bits(name)).astype(np.int64)  # noqa: SLF001
+    w = {name: np.rint(p.detach().numpy() * 2.0 ** fractional_bits(name)).astype(np.int64)
          for name, p in group.named_parameters()}  # fmt: skip
 
     def activate(sums: np.ndarray) -> np.ndarray:
@@ -222,7 +221,7 @@ def test_compiled_networks_give_the_same_integers(net: CosineUQDM) -> None:
     """However a compiler fuses and orders their sums."""
     generator = torch.Generator().manual_seed(0)
     group = net.latent_priors[1].groups[20]
-    assert isinstance(group, Group)
+    assert isinstance(group, SubbandContextLayer)
     state = torch.randint(-20000, 20000, (500, 96), generator=generator).double()
     window = torch.randint(-512, 513, (9, 43, 63), generator=generator).float()
     blocks = torch.randint(-(2**20), 2**20, (48, 20, 30), generator=generator).float()

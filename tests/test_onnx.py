@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.export import Dim
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.families.dct.coefficient_prior import Group
 from compressai_uqdm.families.dct.picture_filter import PictureNetwork
-from compressai_uqdm.families.dct.pixel_prior import WindowNetwork
+from compressai_uqdm.families.dct.pixel_network import WindowNetwork
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 class Step(nn.Module):
     """A step of a stage of coefficients: what it reads off states, and adds to them."""
 
-    def __init__(self, group: Group):
+    def __init__(self, group: SubbandContextLayer):
         super().__init__()
         self.group = group
 

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..datasets import Photographs
-from ..families.dct.coefficient_prior import CosineConditional
-from ..families.dct.model import CosineConfig, CosineUQDM
+from ..families.dct.coefficient_prior import CoefficientPrior
+from ..families.dct.config import CosineConfig
+from ..families.dct.model import CosineUQDM
 from ..families.dct.transform import BLOCK, forward_dct
 from .bar import StepBar
 from .batches import example_key
@@ -74,9 +75,9 @@ class CosineTrainingConfig(Settings):
         output: file to write the weights to, ``.npz``; beside it go a log and a checkpoint.
         test: folder of held-out photographs.
         initial: weights to start from; each network from the one of the nearest unit.
-        widths: of the stages' cells, in levels.
-        thresholds: of the stages, see :class:`CosineConfig`.
-        units: of the networks, likewise.
+        quantization_steps: of the stages, in levels.
+        dead_zones: of the stages, see :class:`.CosineConfig`.
+        trained_steps: of the networks, likewise.
         hidden: width of the state of a block.
         steps: for each network, for the pixels, and for pictures.
         batch_size: crops in a step.
@@ -101,9 +102,9 @@ class CosineTrainingConfig(Settings):
     output: Path = field(metadata={"changeable": True})
     test: Path | None = changeable(None)
     initial: Path | None = None
-    widths: tuple[int, ...] = CosineConfig.widths
-    thresholds: tuple[float, ...] = CosineConfig.thresholds
-    units: tuple[int, ...] = CosineConfig.units
+    quantization_steps: tuple[int, ...] = CosineConfig.quantization_steps
+    dead_zones: tuple[float, ...] = CosineConfig.dead_zones
+    trained_steps: tuple[int, ...] = CosineConfig.trained_steps
     hidden: int = CosineConfig.hidden
     steps: int = 1000
     batch_size: int = 8
@@ -122,7 +123,7 @@ class CosineTrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("widths", "thresholds", "units"):
+        for name in ("quantization_steps", "dead_zones", "trained_steps"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self.model()  # raises
         if self.output.suffix != ".npz" or self.output.is_dir():
@@ -139,7 +140,9 @@ class CosineTrainingConfig(Settings):
 
     def model(self) -> CosineConfig:
         """The configuration of what is trained."""
-        return CosineConfig(self.widths, self.thresholds, self.units, self.hidden)
+        return CosineConfig(
+            self.quantization_steps, self.dead_zones, self.trained_steps, self.hidden
+        )
 
     @property
     def checkpoint(self) -> Path:
@@ -271,11 +274,11 @@ def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _copy(trained: CosineConditional, prior: CosineConditional) -> None:
+def _copy(trained: CoefficientPrior, prior: CoefficientPrior) -> None:
     """Start a network from another. Weights are relative to the unit: any will do."""
-    prior.groups.load_state_dict(trained.groups.state_dict())
-    prior.neighbours.copy_(trained.neighbours)
-    prior.spread.copy_(trained.spread)
+    prior.layers.load_state_dict(trained.layers.state_dict())
+    prior.dc_predictor.copy_(trained.dc_predictor)
+    prior.coefficient_std.copy_(trained.coefficient_std)
 
 
 def _initial_model(
@@ -291,15 +294,18 @@ def _initial_model(
                 f"{config.hidden}"
             )
         for prior in net.latent_priors:
-            ratios = [abs(math.log(t.unit / prior.unit)) for t in trained.latent_priors]
+            ratios = [
+                abs(math.log(t.trained_step / prior.trained_step))
+                for t in trained.latent_priors
+            ]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
         net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
-        if trained.config.widths == net.config.widths:
-            net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
+        if trained.config.quantization_steps == net.config.quantization_steps:
+            net.picture_filters.load_state_dict(trained.picture_filters.state_dict())  # type: ignore[attr-defined]
     else:
         spread = _spread(photographs, config.crop_size, config.seed)
         for prior in net.latent_priors:
-            prior.spread.copy_(spread)
+            prior.coefficient_std.copy_(spread)
     net.update()
     return net
 
@@ -354,10 +360,10 @@ class StagePhase(Phase):
         self.net, self.prior = net, net.latent_priors[network]
         self.stages = net.config.stages(network)
         self.title = _title(net.config, network)
-        self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
+        self.weights = [self.prior.dc_predictor, *self.prior.layers.parameters()]
 
     def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        thresholds = list(self.net.config.thresholds)
+        thresholds = list(self.net.config.dead_zones)
         for stage in self.stages:
             thresholds[stage] *= rng.uniform(*THRESHOLDS)
         taught = self.net.training_likelihoods(levels, thresholds)
@@ -373,9 +379,9 @@ class StagePhase(Phase):
                 self.net.training_likelihoods(levels), self.stages[-1] + 1
             )
             for stage, (p, latent) in enumerate(taught):
-                assert latent.known is not None
+                assert latent.posterior is not None
                 bits = -p.log2()
-                sent += bits[latent.board.planes(latent.known.sent)].sum().item()
+                sent += bits[latent.order.planes(latent.posterior.coded)].sum().item()
                 loss += bits.sum().item() * (stage in self.stages)
             x_hat = self.net.reconstruct(latent, "denoise", 0)
             squares += (x_hat.double() - levels).square().sum().item()
@@ -425,8 +431,8 @@ class PicturePhase(Phase):
 
     def __init__(self, net: CosineUQDM):
         self.net = net
-        self.networks = nn.ModuleList(FloatPicture() for _ in net.pictures)
-        for network, trained in zip(self.networks, net.pictures):
+        self.networks = nn.ModuleList(FloatPicture() for _ in net.picture_filters)
+        for network, trained in zip(self.networks, net.picture_filters):
             network.from_integers(trained)  # type: ignore[operator]
         self.weights = list(self.networks.parameters())
 
@@ -459,7 +465,7 @@ class PicturePhase(Phase):
 
     def finish(self) -> None:
         networks = [network.to_integers() for network in self.networks]  # type: ignore[operator]
-        self.net.pictures = nn.ModuleList(networks)  # type: ignore[assignment]
+        self.net.picture_filters = nn.ModuleList(networks)  # type: ignore[assignment]
 
     def state(self) -> dict[str, Any]:
         return self.networks.state_dict()
@@ -469,7 +475,7 @@ class PicturePhase(Phase):
 
 
 def _title(config: CosineConfig, network: int) -> str:
-    widths = [str(config.widths[stage]) for stage in config.stages(network)]
+    widths = [str(config.quantization_steps[stage]) for stage in config.stages(network)]
     return "cells of " + " and ".join(widths)
 
 
