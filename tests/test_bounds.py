@@ -539,9 +539,9 @@ def test_what_was_encoded_is_never_past_the_words(
 def test_values_take_a_bit_where_cells_meet(name: str) -> None:
     """What least_bytes() rests on, of every scale that a table has."""
     for prior in open_codec(name).net.latent_priors[:1]:
-        half_widths = -prior.array("_offset")
+        half_widths = prior.table.half_widths
         for R in np.unique(half_widths):
-            edge = prior.table_weights(int(R))[:, 0]  # j = -16
+            edge = prior.table.weights(int(R))[:, 0]  # j = -16
             assert edge.max() + 1 <= 2**23 + 1
 
 

@@ -34,7 +34,7 @@ from compressai_uqdm.fingerprint import digest
 
 NETWORK = UNetConfig(embedding_dim=8, n_blocks=1, norm_groups=4)
 SMALL = UQDMConfig(network=NETWORK)
-COSINE = CosineConfig(widths=(48, 8), thresholds=(0.3, 0.42), hidden=8)
+COSINE = CosineConfig(quantization_steps=(48, 8), dead_zones=(0.3, 0.42), hidden=8)
 
 FAMILIES: dict[str, Callable[[], UQDM | VDM | CosineUQDM]] = {
     "uqdm": lambda: UQDM(SMALL),
@@ -294,7 +294,7 @@ def trained(photograph: Image.Image, tmp_path_factory: pytest.TempPathFactory) -
     photograph.save(folder / "photographs/a.png")
     photograph.crop((100, 20, 292, 212)).save(folder / "images/a.png")
     options = "--steps 2 --hidden 8 --batch-size 1 --crop-size 16 --min-factor 1"
-    options += " --widths 48 8 --thresholds 0.3 0.42"
+    options += " --quantization-steps 48 8 --dead-zones 0.3 0.42"
     paths = [str(folder / "photographs"), str(folder / "mine.npz")]
     train_cosine.main([*paths, *options.split()])
     return folder

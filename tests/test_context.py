@@ -138,9 +138,11 @@ def test_any_context_codes_exactly(size: tuple[int, int]) -> None:
     u = dither(0, 0, shape)
     M, indexes = prior.locate(means, u), prior.build_indexes(scales)
     encoder = StreamEncoder()
-    Z = prior.encode(encoder, inputs, indexes, M, u)
+    Z = prior.code(encoder, inputs, indexes, M, u)
     encoder.end_stage(Z.numpy())
-    assert torch.equal(prior.decode(StreamDecoder(encoder.segments()), indexes, M, u), Z)
+    assert torch.equal(
+        prior.code(StreamDecoder(encoder.segments()), None, indexes, M, u), Z
+    )
 
 
 def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,19 +160,19 @@ def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def code() -> tuple[torch.Tensor, bytes, float]:
         encoder = StreamEncoder()
-        Z = prior.encode(encoder, inputs, indexes, M, u)
+        Z = prior.code(encoder, inputs, indexes, M, u)
         encoder.end_stage(Z.numpy())
         outputs = from_lattice(Z, u, torch.float32)[None]
         likelihoods = prior.likelihoods(outputs, scales[None], means[None])
         return Z, encoder.segments()[0], -likelihoods.double().log2().sum().item()
 
     Z, segment, bits = code()
-    assert torch.equal(prior.decode(StreamDecoder([segment]), indexes, M, u), Z)
+    assert torch.equal(prior.code(StreamDecoder([segment]), None, indexes, M, u), Z)
     assert 8 * len(segment) == pytest.approx(bits, rel=0.01)
     residual = np.abs((Z - M).numpy())
     for length in (0, 40, len(segment) // 2, len(segment) - 8):
         decoder = TruncatedStageDecoder([], Written(), segment[:length])
-        found = prior.decode(decoder, indexes, M, u)
+        found = prior.code(decoder, None, indexes, M, u)
         there = sum(
             (subset((found == Z).numpy(), g)).all() for g in range(12)
         )  # groups come back whole, or not yet
@@ -192,10 +194,12 @@ def test_a_group_sees_only_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -> 
     residual = rng.integers(-60, 60, (3, 8, 8)).astype(np.int32)
 
     def corrections(residual: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        correction, found = prior.correction(indexes), []
+        context, found = prior.context_model(indexes), []
         for g in range(12):
-            found.append(correction.prior(RateEstimator(), g, subset(residual, g)))
-            correction.reveal(g, subset(residual, g))
+            found.append(
+                context.entropy_parameters(RateEstimator(), g, subset(residual, g))
+            )
+            context.on_decoded(g, subset(residual, g))
         return found
 
     # an encoder fits the last layer to the group itself, and sends it: here, the same

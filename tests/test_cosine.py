@@ -24,9 +24,13 @@ import compressai_uqdm
 
 from compressai_uqdm import CosineConfig, CosineUQDM, DamagedStringError
 from compressai_uqdm.entropy_models import head_adaptation
-from compressai_uqdm.families.dct import coefficient_prior as cosine
+from compressai_uqdm.families.dct import coefficient_scales
 from compressai_uqdm.families.dct import pixel_prior as pixels
 from compressai_uqdm.families.dct.block_order import BlockOrder
+from compressai_uqdm.families.dct.context_network import (
+    SubbandContextLayer,
+    fractional_bits,
+)
 from compressai_uqdm.families.dct.model import draw_grids
 from compressai_uqdm.families.dct.transform import (
     BLOCK,
@@ -99,10 +103,10 @@ def test_constants_are_not_near_the_middle_between_integers(net: CosineUQDM) -> 
     q = np.arange(POINTS * (1 << 11)) / POINTS
     for values in (cosines, cosines[0] / 2**0.5, np.log1p(2 * q) * 16):
         assert np.abs(values - np.floor(values) - 0.5).min() > 1e-7
-    for stage, width in enumerate(net.config.widths):
+    for stage, width in enumerate(net.config.quantization_steps):
         prior = net.latent_priors[net.config.network(stage)]
-        low, high = (math.log(scale) for scale in cosine.SCALE_SPAN)
-        base = (0.4 * prior.spread.double() / width).log() - low
+        low, high = (math.log(scale) for scale in coefficient_scales.SCALE_SPAN)
+        base = (0.4 * prior.coefficient_std.double() / width).log() - low
         scaled = (base / (high - low) * 127 * 2**22).numpy()
         assert np.abs(scaled - np.floor(scaled) - 0.5).min() > 1e-5
 
@@ -168,13 +172,15 @@ def test_floats_compute_the_integers(net: CosineUQDM) -> None:
         for _, channels, group in prior.steps()[::7]:
             n = channels.stop - channels.start
             state = rng.integers(-(1 << 18), 1 << 18, (50, 96))
-            found = group.look(torch.from_numpy(state).double()).detach().numpy()
+            found = (
+                group.entropy_parameters(torch.from_numpy(state).double()).detach().numpy()
+            )
             assert (found == reference(group, state)).all()
             features = rng.integers(-127, 128, (50, 3 * n))
             padded = np.concatenate([features, np.zeros((1, 3 * n), np.int64)])
-            for name, places in (("own", 5), ("cross", 4)):
+            for name, places in (("same_parity", 5), ("opposite_parity", 4)):
                 at = torch.from_numpy(rng.integers(0, 51, (50, places)))
-                sums = group.spread(name, torch.from_numpy(padded).float(), at)
+                sums = group.propagate_context(name, torch.from_numpy(padded).float(), at)
                 weight = group.fixed(name).detach().numpy().astype(np.int64)
                 bias = group.fixed(f"{name}_bias").detach().numpy().astype(np.int64)
                 exact = padded[at].reshape(50, -1) @ weight.T + bias
@@ -184,7 +190,7 @@ def test_floats_compute_the_integers(net: CosineUQDM) -> None:
 def test_weights_whose_sums_could_round_are_refused() -> None:
     net = small()
     with torch.no_grad():
-        net.latent_priors[0].steps()[5].group.mix[3] += 20
+        net.latent_priors[0].steps()[5].layer.mix[3] += 20
     with pytest.raises(ValueError, match="'mix' are too large: a sum may reach .* below 2"):
         net.update(force=True)
 
@@ -220,14 +226,16 @@ def test_strings_are_the_same_under_other_settings(
 def test_compiled_networks_give_the_same_integers(net: CosineUQDM) -> None:
     """However a compiler fuses and orders their sums."""
     generator = torch.Generator().manual_seed(0)
-    group = net.latent_priors[1].groups[20]
+    group = net.latent_priors[1].layers[20]
     assert isinstance(group, SubbandContextLayer)
     state = torch.randint(-20000, 20000, (500, 96), generator=generator).double()
     window = torch.randint(-512, 513, (9, 43, 63), generator=generator).float()
     blocks = torch.randint(-(2**20), 2**20, (48, 20, 30), generator=generator).float()
     network = net.pixel_prior.network
     with torch.no_grad():
-        assert torch.equal(torch.compile(group.look)(state), group.look(state))
+        assert torch.equal(
+            torch.compile(group.entropy_parameters)(state), group.entropy_parameters(state)
+        )
         expected = network.layers(window, blocks, 5)
         for a, b in zip(torch.compile(network.layers)(window, blocks, 5), expected):
             assert torch.equal(a, b)
@@ -304,7 +312,7 @@ def test_damaged_strings(net: CosineUQDM, x: torch.Tensor) -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         strings = [stage[0] for stage in out["strings"]]
-        stage = rng.integers(len(net.config.widths))
+        stage = rng.integers(len(net.config.quantization_steps))
         damaged = bytearray(strings[stage])
         damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
         strings[stage] = bytes(damaged)
@@ -322,7 +330,7 @@ def test_fits_see_the_same_either_way(
     """Whether what the network of pixels gives is kept, or some of it computed twice."""
     monkeypatch.setattr(head_adaptation, "_SAMPLE", 3000)  # one of seven
     kept = net.compress(x)["strings"]
-    monkeypatch.setattr(pixels, "FEW", 1)
+    monkeypatch.setattr(pixels, "RECOMPUTED_FROM", 1)
     assert net.compress(x)["strings"] == kept
 
 
@@ -418,22 +426,22 @@ def test_weights_travel(net: CosineUQDM, x: torch.Tensor, tmp_path: Path) -> Non
     ):
         CosineUQDM.from_state_dict({"a": torch.zeros(1)})
     arrays = dict(np.load(folder / "weights.npz"))
-    arrays["latent_priors.1.groups.mix"] = arrays["latent_priors.1.groups.mix"][:-1]
+    arrays["latent_priors.1.layers.mix"] = arrays["latent_priors.1.layers.mix"][:-1]
     np.savez(folder / "short.npz", **arrays)
-    with pytest.raises(ValueError, match="442368 values of latent_priors.1.groups.mix"):
+    with pytest.raises(ValueError, match="442368 values of latent_priors.1.layers.mix"):
         CosineUQDM.from_checkpoint(folder / "short.npz")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"widths": (48, 7)}, "each a multiple of the next"),
-        ({"widths": ()}, "positive integers"),
-        ({"widths": (5140, 20)}, "of at most 256 times"),
-        ({"units": ()}, "units must be positive integers"),
-        ({"widths": (8, 48)}, "each a multiple"),
-        ({"thresholds": (0.3,)}, "as many as widths"),
-        ({"thresholds": (0.3, 9.0)}, r"each in 0\.02\.\.4"),
+        ({"quantization_steps": (48, 7)}, "each a multiple of the next"),
+        ({"quantization_steps": ()}, "positive integers"),
+        ({"quantization_steps": (5140, 20)}, "at most 256 times"),
+        ({"trained_steps": ()}, "trained_steps must be positive integers"),
+        ({"quantization_steps": (8, 48)}, "each a multiple"),
+        ({"dead_zones": (0.3,)}, "as many as quantization_steps"),
+        ({"dead_zones": (0.3, 9.0)}, r"each in 0\.02\.\.4"),
         ({"hidden": 0}, "hidden must be a positive integer"),
     ],
 )
@@ -445,8 +453,10 @@ def test_bad_configurations(values: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("units", [(48, 8), (20, 7), (1000,)], ids=str)
 def test_stages_share_networks(units: tuple[int, ...]) -> None:
     """Whatever networks count in, and also where that is no multiple of a width."""
-    net = small(widths=(48, 16, 8), thresholds=(0.3, 0.3, 0.4), units=units)
-    assert [prior.unit for prior in net.latent_priors] == list(units)
+    net = small(
+        quantization_steps=(48, 16, 8), dead_zones=(0.3, 0.3, 0.4), trained_steps=units
+    )
+    assert [prior.trained_step for prior in net.latent_priors] == list(units)
     x = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     x = (x * 255).round() / 255
     assert torch.equal(net.decompress(**net.compress(x))["x_hat"], x)

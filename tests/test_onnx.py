@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.export import Dim
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.families.dct.picture_filter import PictureNetwork
-from compressai_uqdm.families.dct.pixel_network import WindowNetwork
+from compressai_uqdm.families.dct.context_network import SubbandContextLayer
+from compressai_uqdm.families.dct.picture_filter import PictureFilter
+from compressai_uqdm.families.dct.pixel_network import PixelNetwork
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +31,17 @@ class Step(nn.Module):
 
     def forward(self, state: Tensor, features: Tensor, own: Tensor, cross: Tensor) -> Any:
         features = torch.cat([features, features.new_zeros(1, features.shape[1])])
-        added = (("own", own), ("cross", cross))
-        sums = (self.group.spread(name, features, around) for name, around in added)
-        return self.group.look(state), *sums
+        added = (("same_parity", own), ("opposite_parity", cross))
+        sums = (
+            self.group.propagate_context(name, features, around) for name, around in added
+        )
+        return self.group.entropy_parameters(state), *sums
 
 
 class Picture(nn.Module):
     """What improves the picture of a stage."""
 
-    def __init__(self, network: PictureNetwork):
+    def __init__(self, network: PictureFilter):
         super().__init__()
         self.network = network
 
@@ -49,7 +52,7 @@ class Picture(nn.Module):
 class Pixels(nn.Module):
     """A group of the exact end."""
 
-    def __init__(self, network: WindowNetwork, g: int):
+    def __init__(self, network: PixelNetwork, g: int):
         super().__init__()
         self.network, self.g = network, g
 
@@ -111,7 +114,7 @@ def test_steps(net: CosineUQDM, step: int, tmp_path: Path) -> None:
 
 def test_pictures(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = PictureNetwork()
+    network = PictureFilter()
     for _, weight in network.named_buffers():  # those of a model may all be zero
         weight.copy_(integers(-40, 40, *weight.shape))
     network.check()

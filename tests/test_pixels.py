@@ -52,7 +52,7 @@ from compressai_uqdm.families.uqdm.interval_pixels import (
 from compressai_uqdm.families.uqdm.latent import Latent
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork
 from compressai_uqdm.families.uqdm.unet import UNetConfig
-from compressai_uqdm.models.coders import Encoder
+from compressai_uqdm.models.coding import Encoder
 from compressai_uqdm.models.streaming import PictureDecoder
 from compressai_uqdm.quantization.dither import dither, prior_sample, z_1_points
 from compressai_uqdm.quantization.lattice import LatticePoints, from_lattice
@@ -295,10 +295,10 @@ def test_any_network_codes_exactly(size: tuple[int, int]) -> None:
         rng = np.random.default_rng(0)
         levels = rng.integers(known.first, known.last + 1)
         encoder = StreamEncoder()
-        prior.encode_known(encoder, levels, known)
+        prior.code_in_intervals(encoder, levels, known, pytest.fail)
         encoder.end_stage(levels)
         decoder = StreamDecoder(encoder.segments())
-        found = prior.decode_known(decoder, known, pytest.fail)
+        found = prior.code_in_intervals(decoder, None, known, pytest.fail)
         assert (found == levels).all()
         decoder.end_stage(found)
         bits = -np.log2(prior.likelihoods(levels, known)).sum()
@@ -413,7 +413,7 @@ def test_a_level_outside_is_an_error() -> None:
     levels = known.first.copy()
     levels[1, 2, 3] = known.last[1, 2, 3] + 1
     with pytest.raises(ValueError, match="outside of the interval"):
-        prior.encode_known(StreamEncoder(), levels, known)
+        prior.code_in_intervals(StreamEncoder(), levels, known, pytest.fail)
 
 
 def test_a_group_sees_only_what_was_decoded() -> None:
@@ -489,8 +489,8 @@ def test_levels_lie_in_the_intervals_of_pictures(squares: np.ndarray) -> None:
         for seed, square in enumerate(squares[:2]):
             levels = torch.from_numpy(square).permute(2, 0, 1)[None]
             with torch.no_grad():
-                *_, latent = net.iter_stages(Encoder(levels, seed, False), 3)
-            known = prior.known(latent.sent)
+                *_, latent = net.iter_stages(Encoder(levels, seed, net.guarded), 3)
+            known = prior.intervals(latent.sent)
             x = levels[0].numpy()
             assert (known.first <= x).all() and (x <= known.last).all()
             lengths.append((known.last - known.first).max())

@@ -29,7 +29,7 @@ STEPS = 20
 
 def arguments(work: Path, output: str, *options: object) -> list[str]:
     """A run of seconds; every option of ``options`` counts, the last of a kind."""
-    small: list[object] = ["--widths", 48, 8, "--thresholds", 0.3, 0.42]
+    small: list[object] = ["--quantization-steps", 48, 8, "--dead-zones", 0.3, 0.42]
     small += ["--hidden", 8, "--crop-size", 16, "--batch-size", 4, "--min-factor", 1]
     small += ["--max-factor", 2, "--learning-rate", 1e-2, "--warm-learning-rate", 5e-3]
     small += ["--warmup", 3, "--steps", STEPS, "--log-every", 6, "--checkpoint-every", 8]
@@ -201,7 +201,7 @@ def test_the_seed_is_all_that_is_random(work: Path) -> None:
     train(work, "same.npz", "--test-every", 7, "--test-crops", 3)  # which draw noise too
     assert_same(weights(work / "same.npz"), weights(work / "whole.npz"))
     train(work, "other.npz", "--seed", 1)
-    name = "latent_priors.0.groups.mix"
+    name = "latent_priors.0.layers.mix"
     assert (weights(work / "other.npz")[name] != weights(work / "whole.npz")[name]).any()
 
 
@@ -214,7 +214,20 @@ def test_stages_start_from_initial_weights(work: Path) -> None:
     for value in ("loss", "bpp"):  # pictures are better: their networks are there by now
         was, starts = before[0]["test"][-1][value], after[0]["test"][0][value]
         assert starts == pytest.approx(was, rel=1e-9)
-    widths = ("--widths", 48, 24, 8, "--units", 48, 24, 8, "--thresholds", 0.3, 0.3, 0.4)
+    widths = (
+        "--quantization-steps",
+        48,
+        24,
+        8,
+        "--trained-steps",
+        48,
+        24,
+        8,
+        "--dead-zones",
+        0.3,
+        0.3,
+        0.4,
+    )
     train(work, "three.npz", *options, *widths, "--warm-learning-rate", 1e-9)
     old, new = weights(work / "whole.npz"), weights(work / "three.npz")
     for stage, source in ((0, 0), (1, 0), (2, 1)):
@@ -282,10 +295,10 @@ def test_crops_are_of_the_photographs_and_rather_detailed() -> None:
         (("--steps", 0), "--steps must be at least 1, got 0"),
         (("--warm-learning-rate", 0), "--warm-learning-rate must be more than 0"),
         (
-            ("--widths", 48, 7),
+            ("--quantization-steps", 48, 7),
             "each a multiple of the next, of at most 256 times, got (48, 7)",
         ),
-        (("--widths", 48), "thresholds must be as many as widths"),
+        (("--quantization-steps", 48), "dead_zones must be as many as quantization_steps"),
         (("--crop-size", 72), "no images of at least 72 x 72 pixels"),
         (("--test", "nowhere"), "there is no folder nowhere"),
         (("--initial", "nothing.npz"), "nothing.npz"),

@@ -22,7 +22,10 @@ from compressai_uqdm.training.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--steps 2 --bound one --crop-size 16 --batch-size 4 --log-every 1".split()
-COSINE = "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --widths 48 --thresholds 0.3"
+COSINE = (
+    "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --quantization-steps 48 "
+    "--dead-zones 0.3"
+)
 TRAINERS = {
     "train": (train.main, "out", TRAIN),
     "train_cosine": (train_cosine.main, "out.npz", COSINE.split()),
