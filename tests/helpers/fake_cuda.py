@@ -1,17 +1,8 @@
-"""A device of pretence: its tensors lie in the CPU's memory, and behave as CUDA's do.
+"""A fake CUDA device: its tensors lie in the CPU's memory, and behave as CUDA's do.
 
-Where there is no GPU, a ``.cpu()`` that was left out, or a table that was left behind, goes
-unseen: all is on the CPU anyway. Inside of :func:`pretence`, models and images can be moved
-to :data:`PRETENDED`. Tensors there
-
-- compute as those of the CPU do, gradients and views too;
-- have no ``.numpy()``, and do not meet tensors of the CPU in one operation, but for numbers
-  (0 dimensions) in what is elementwise, indexes, and copies;
-- take random numbers from generators of their own device only;
-- are divided by a number as CUDA does it, which multiplies by its reciprocal.
-
-What is not caught: streams, pinned memory, kernels that CUDA does not have, and numbers
-that come out otherwise there.
+Without a GPU, a missing ``.cpu()`` or a tensor left on the wrong device goes unnoticed.
+Inside of :func:`fake_cuda`, models and images can be moved to :data:`FAKE`. Tensors there
+refuse what CUDA's refuse: NumPy, and operations with tensors of the CPU, but for numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # A name of PyTorch's own, of a backend that is in no ordinary build: it takes no
 # initialization, and its gradients are computed in the thread that asks for them.
-PRETENDED = torch.device("lazy", 0)
+FAKE = torch.device("lazy", 0)
 
 aten = torch.ops.aten
 DIVISIONS = {aten.div.Tensor: aten.mul.Tensor, aten.div_.Tensor: aten.mul_.Tensor}
@@ -42,7 +33,7 @@ BY_INDEX = {
 
 
 class PretendedTensor(Tensor):
-    """A tensor that says it is on :data:`PRETENDED`.
+    """A tensor that says it is on :data:`FAKE`.
 
     Attributes:
         inside: it, on the CPU.
@@ -58,7 +49,7 @@ class PretendedTensor(Tensor):
             strides=inside.stride(),
             storage_offset=inside.storage_offset(),
             dtype=inside.dtype,
-            device=PRETENDED,
+            device=FAKE,
         )
         tensor.inside = inside
         return tensor
@@ -70,15 +61,15 @@ class PretendedTensor(Tensor):
         return _run(func, args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"pretended {self.inside}"
+        return f"fake {self.inside}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # a file gives it back on the CPU, as torch.load does with map_location="cpu"
         return self.detach().inside.__reduce_ex__(protocol)
 
 
-def is_pretended(device: Any) -> bool:
-    return device is not None and torch.device(device).type == PRETENDED.type
+def is_fake(device: Any) -> bool:
+    return device is not None and torch.device(device).type == FAKE.type
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -89,7 +80,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _check_devices(func, args, tensors)
         is_there = bool(there)
     else:  # what is made anew, or moved
-        is_there = is_pretended(kwargs["device"])
+        is_there = is_fake(kwargs["device"])
         kwargs = kwargs | {"device": torch.device("cpu")} if is_there else kwargs
 
     known = {id(t.inside): t for t in there}
@@ -134,16 +125,16 @@ def _check_devices(func: Any, args: Any, tensors: list[Tensor]) -> None:
         shapes = [list(t.shape) for t in here]
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but {func} got some of "
-            f"{PRETENDED} and some of the CPU, of shapes {shapes}"
+            f"{FAKE} and some of the CPU, of shapes {shapes}"
         )
 
 
 class PretendedGenerator(torch.Generator):
-    """A generator that says it is on :data:`PRETENDED`; in place of PyTorch's class, it
+    """A generator that says it is on :data:`FAKE`; in place of PyTorch's class, it
     gives one of that where another device is asked for."""
 
     def __new__(cls, device: Any = "cpu") -> torch.Generator:  # type: ignore[misc]
-        if is_pretended(device):
+        if is_fake(device):
             return super().__new__(cls, "cpu")
         return cls.__base__(device)
 
@@ -165,7 +156,7 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         first, device = args[0] if args else None, kwargs.get("device")
-        is_there = isinstance(first, PretendedTensor) or is_pretended(device)
+        is_there = isinstance(first, PretendedTensor) or is_fake(device)
         generator = kwargs.get("generator")
         if generator is not None and is_there != isinstance(generator, PretendedGenerator):
             raise RuntimeError("Expected a generator of the device of its numbers")
@@ -189,8 +180,8 @@ def _without_lists(index: Any) -> Any:
 
 
 @contextmanager
-def pretence() -> Iterator[torch.device]:
-    """Where :data:`PRETENDED` is a device as others are."""
+def fake_cuda() -> Iterator[torch.device]:
+    """Where :data:`FAKE` is a device as others are."""
     future = torch.__future__
     before = future.get_swap_module_params_on_conversion()
     # parameters stay the objects that they are when a module is moved
@@ -201,6 +192,6 @@ def pretence() -> Iterator[torch.device]:
             _Functions(),
             _Dispatch(),
         ):
-            yield PRETENDED
+            yield FAKE
     finally:
         future.set_swap_module_params_on_conversion(before)

@@ -21,7 +21,7 @@ from compressai_uqdm.cli import main, places
 from compressai_uqdm.cli.places import as_bytes, not_kept
 from compressai_uqdm.files.container import pack_header, parse_header
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 DATA = TESTS / "data/v2-photo-rgb.uqdm"
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn as nn
 
+from fake_cuda import fake_cuda
 from PIL import Image
-from pretence import pretence
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
@@ -32,7 +32,8 @@ TYPES = (torch.float16, torch.bfloat16, torch.float64)
 
 @functools.cache
 def x() -> Tensor:
-    photograph = Image.open(Path(__file__).parent / "data/photograph.png").convert("RGB")
+    path = Path(__file__).parents[1] / "data/photograph.png"
+    photograph = Image.open(path).convert("RGB")
     return to_tensor(photograph.crop((100, 100, 133, 121)))[None]
 
 
@@ -177,7 +178,7 @@ def test_images_on_another_device(name: str, net: Model) -> None:
             ValueError, match=elsewhere.replace(".", "[.]").replace("()", "..")
         ):
             method(x().to("meta"))
-    with pretence() as there:
+    with fake_cuda() as there:
         with pytest.raises(ValueError, match="device, cpu, got them on lazy:0"):
             net(x().to(there))
 

@@ -1,4 +1,4 @@
-"""Every model on another device: one of pretence, which refuses what CUDA does."""
+"""Every model on another device: a fake one, which refuses what CUDA does."""
 
 import sys
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from accelerate import Accelerator
+from fake_cuda import FAKE, fake_cuda, is_fake
 from PIL import Image
-from pretence import PRETENDED, is_pretended, pretence
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from training_runs import make_folder
@@ -39,16 +39,16 @@ cuda = [
 
 
 @pytest.fixture
-def pretended() -> Iterator[torch.device]:
-    with pretence() as device:
+def fake() -> Iterator[torch.device]:
+    with fake_cuda() as device:
         yield device
 
 
-@pytest.fixture(params=["pretended", pytest.param("cuda", marks=cuda)])
+@pytest.fixture(params=["fake", pytest.param("cuda", marks=cuda)])
 def there(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda":
         return torch.device("cuda", 0)
-    return request.getfixturevalue("pretended")
+    return request.getfixturevalue("fake")
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +86,29 @@ def check_there(out: dict[str, Any], stages: int, there: torch.device) -> None:
     assert all(image.device == there for image in images)
 
 
-# ---- the pretence ----
+# ---- the fake device ----
 
 
-def test_it_computes_as_the_cpu_does(pretended: torch.device) -> None:
+def test_it_computes_as_the_cpu_does(fake: torch.device) -> None:
     torch.manual_seed(0)
     layer, x = torch.nn.Conv2d(2, 3, 3), torch.rand(1, 2, 5, 4)
     expected = layer(x).square().sum()
     expected.backward()
     gradient, weight = layer.weight.grad, layer.weight
     layer.zero_grad()
-    layer.to(PRETENDED)
-    found = layer(x.to(PRETENDED)).square().sum()
+    layer.to(FAKE)
+    found = layer(x.to(FAKE)).square().sum()
     found.backward()
-    assert layer.weight is weight and is_pretended(weight.grad.device)
+    assert layer.weight is weight and is_fake(weight.grad.device)
     assert torch.equal(found.cpu(), expected) and torch.equal(weight.grad.cpu(), gradient)
     assert layer.double().weight.cpu().dtype == torch.float64
 
-    y = torch.arange(12, device=PRETENDED).view(3, 4)
+    y = torch.arange(12, device=FAKE).view(3, 4)
     y[:, 1] += 10  # through a view
     y[[0, -1]] = 0
     y.view(-1)[torch.tensor([5])] = 7  # by an index on the CPU
     assert y.cpu().tolist() == [[0, 0, 0, 0], [4, 7, 6, 7], [0, 0, 0, 0]]
-    assert y.new_tensor([1, 2]).sum().item() == torch.tensor(3, device=PRETENDED).item()
+    assert y.new_tensor([1, 2]).sum().item() == torch.tensor(3, device=FAKE).item()
 
 
 def refused() -> dict[str, Callable[[Tensor, Tensor], object]]:
@@ -127,33 +127,33 @@ def refused() -> dict[str, Callable[[Tensor, Tensor], object]]:
         "equal": lambda here, there: torch.equal(here, there),
         "generator": lambda here, there: there.normal_(generator=torch.Generator()),
         "generator there": lambda here, there: here.normal_(
-            generator=torch.Generator(PRETENDED)
+            generator=torch.Generator(FAKE)
         ),
     }
 
 
 @pytest.mark.parametrize("what", refused())
-def test_it_refuses_what_cuda_does(what: str, pretended: torch.device) -> None:
+def test_it_refuses_what_cuda_does(what: str, fake: torch.device) -> None:
     here = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=r"device|subclasses"):
-        refused()[what](here, here.to(PRETENDED))
+        refused()[what](here, here.to(FAKE))
 
 
-def test_it_allows_what_cuda_does(pretended: torch.device) -> None:
-    there, number = torch.ones(2, 2).to(PRETENDED), torch.tensor(2.0)
+def test_it_allows_what_cuda_does(fake: torch.device) -> None:
+    there, number = torch.ones(2, 2).to(FAKE), torch.tensor(2.0)
     assert (there * number - 1 / number).sum().item() == 6.0
     there[0] = number
     there[1].copy_(torch.zeros(2))
     assert there.cpu().tolist() == [[2.0, 2.0], [0.0, 0.0]]
     assert there[torch.tensor([1])].shape == (1, 2)
-    assert there.normal_(generator=torch.Generator(PRETENDED)).isfinite().all()
+    assert there.normal_(generator=torch.Generator(FAKE)).isfinite().all()
 
 
-def test_it_divides_by_numbers_as_cuda_does(pretended: torch.device) -> None:
+def test_it_divides_by_numbers_as_cuda_does(fake: torch.device) -> None:
     here = torch.arange(256.0)
-    there = here.to(PRETENDED)
+    there = here.to(FAKE)
     assert not torch.equal((there / 255).cpu(), here / 255)
-    assert torch.equal((there / torch.tensor(255.0, device=PRETENDED)).cpu(), here / 255)
+    assert torch.equal((there / torch.tensor(255.0, device=FAKE)).cpu(), here / 255)
 
 
 # ---- models ----
@@ -278,7 +278,7 @@ def test_the_trainer(
     tmp_path: Path, there: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run there, with measurements, which is resumed."""
-    if there == PRETENDED:
+    if there == FAKE:
         monkeypatch.setattr(Accelerator, "device", there)
         monkeypatch.setattr(  # PyTorch's list of devices with a fused Adam
             sys.modules["torch.optim.optimizer"],

@@ -4,11 +4,12 @@ Its import, and that of what CompressAI needs beside it, is most of the time of 
 that codes a small picture. A server imports these once, and nothing of CompressAI or ours
 but what PyTorch's own import brings; then it forks, for each program that is asked for.
 
-    python prepared.py serve SOCKET
-    python prepared.py SOCKET [-m MODULE | -c CODE | FILE] ARGUMENT...
+    python forkserver.py serve SOCKET
+    python forkserver.py SOCKET [-m MODULE | -c CODE | FILE] ARGUMENT...
 
-The second is as Python without ``prepared.py SOCKET``, in its folder, with its environment
-and its standard streams. Signals do not reach the program; threads are those of the server.
+The second runs as Python without ``forkserver.py SOCKET``, in its folder, with its
+environment and standard streams. Signals do not reach the program; threads are those of the
+server.
 """
 
 import json

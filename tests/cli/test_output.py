@@ -31,7 +31,7 @@ from compressai_uqdm.files.rate import truncate
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors as of POSIX")
 
-DATA = Path(__file__).parent / "data/v2-photo-rgb.uqdm"
+DATA = Path(__file__).parents[1] / "data/v2-photo-rgb.uqdm"
 PROGRAM = [sys.executable, "-m", "compressai_uqdm"]
 CUT = ["truncate", str(DATA), "--stages", "5"]  # takes no network, so a moment
 

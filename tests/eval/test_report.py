@@ -24,7 +24,7 @@ from result_files import Bjontegaard, Curve, read_curves
 from stages import Received
 from test_figures import result
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 

@@ -23,7 +23,7 @@ from compressai_uqdm.files.header import Header
 from compressai_uqdm.files.model import Codec, open_codec
 from compressai_uqdm.pillow import MIME, UqdmImageFile
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 DATA = TESTS / "data"
 ORIENTATION = 274
 MODES = ["RGB", "L", "1", "P", "RGBA", "LA"]

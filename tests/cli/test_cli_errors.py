@@ -1,6 +1,6 @@
 """Every bad input of the command line with its message: ``docs/messages.md`` has them.
 
-    UPDATE_MESSAGES=1 pytest tests/test_messages.py
+    UPDATE_MESSAGES=1 pytest tests/cli/test_cli_errors.py
 
 writes that page anew; without it, the page must be what the command says.
 """
@@ -19,7 +19,7 @@ from PIL import Image
 from compressai_uqdm.cli import main
 from compressai_uqdm.files.container import pack_header, parse_header
 
-PAGE = Path(__file__).parent.parent / "docs/messages.md"
+PAGE = Path(__file__).parents[2] / "docs/messages.md"
 
 HEAD = """\
 # What the command says
@@ -28,7 +28,7 @@ Bad inputs of `uqdm`, each with its message on standard error. The exit code is 
 command line is wrong, and nothing is done; it is 1 where an input is wrong: the others are
 worked on, and each that failed has a line. With 0, something was done, if not all that was
 wanted. Dots stand for numbers that other weights or another version would change.
-`tests/test_messages.py` makes this page.
+`tests/cli/test_cli_errors.py` makes this page.
 """
 
 

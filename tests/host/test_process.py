@@ -27,7 +27,7 @@ from compressai_uqdm.settings import exact_floats
 from compressai_uqdm.threads import single_threaded_ops
 from compressai_uqdm.zoo import RECIPES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODELS = ["uqdm-photo", "uqdm-nano-ctx"]
 
 

@@ -18,7 +18,7 @@ from compressai_uqdm import load
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 

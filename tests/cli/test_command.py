@@ -394,7 +394,7 @@ def test_pipes(folder: Path, python: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_output_that_cannot_be_written_is_told_of() -> None:
-    data = str(Path(__file__).parent / "data/v2-rgb.uqdm")
+    data = str(Path(__file__).parents[1] / "data/v2-rgb.uqdm")
     for command in (
         ["--help"],
         ["--version"],
@@ -415,7 +415,7 @@ def test_no_network_library_where_none_runs(folder: Path) -> None:
         "try: sys.exit(main(sys.argv[1:]))\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    data = str(Path(__file__).parent / "data/v2-rgb.uqdm")
+    data = str(Path(__file__).parents[1] / "data/v2-rgb.uqdm")
     Path("old.uqdm").write_text("dear")
     Path("text.png").write_text("no picture")
     for code, command in (
@@ -555,7 +555,7 @@ def test_weights_without_a_network(folder: Path, python: str, hub: str) -> None:
     assert server.asked == (hub == "hangs up")
 
     # files of a model that is not there, among others
-    data = Path(__file__).parent.joinpath("data/v2-rgb.uqdm").read_bytes()
+    data = Path(__file__).parents[1].joinpath("data/v2-rgb.uqdm").read_bytes()
     header, start = parse_header(data)  # type: ignore[misc]
     other = pack_header(dataclasses.replace(header, model="uqdm-tiny")) + data[start:]
     Path("out/a.uqdm").write_bytes(other)
@@ -589,7 +589,8 @@ def test_full_disk(folder: Path, python: str, command: str) -> None:
     """A limit on the size of files stands in for a disk with no room."""
     source, options = "a.png", ["--force"]
     if command == "truncate":
-        source, options = str(Path(__file__).parent / "data/v2-rgb.uqdm"), ["--stage", "5"]
+        data = Path(__file__).parents[1] / "data/v2-rgb.uqdm"
+        source, options = str(data), ["--stage", "5"]
 
     no_room = (
         "import resource, signal, sys; from compressai_uqdm.cli import main\n"

@@ -14,7 +14,7 @@ from PIL import Image
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 UQDM = 'uqdm() { python -m compressai_uqdm "$@"; }'

@@ -17,7 +17,7 @@ from PIL import Image
 from compressai_uqdm import UQDMConfig
 from compressai_uqdm.families.uqdm.unet import UNetConfig
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SMALL = UQDMConfig(network=UNetConfig(embedding_dim=8, norm_groups=2))
 STEPS = 40
 

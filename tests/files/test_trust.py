@@ -23,7 +23,7 @@ from compressai_uqdm.files.decoding import StreamingDecoder, decode
 from compressai_uqdm.files.header import Header
 from compressai_uqdm.zoo import RECIPES
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FILES = sorted(DATA.glob("v2-*.uqdm"))
 
 

@@ -20,7 +20,7 @@ from compressai_uqdm.files.decoding import Picture, decode
 from compressai_uqdm.files.encoding import encode
 from compressai_uqdm.files.pictures import distinct_colours, to_planes
 
-CASES = Path(__file__).parent / "data/cases"
+CASES = Path(__file__).parents[1] / "data/cases"
 ORIENTATION = ExifTags.Base.Orientation
 
 

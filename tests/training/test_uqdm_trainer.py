@@ -88,7 +88,7 @@ def test_a_run_learns_and_is_recorded(work: Path) -> None:
 def test_losses_do_not_change(work: Path) -> None:
     """They are those of the first trainer, which gave them to the last bit on the machine
     that they were recorded on; others may sum in another order."""
-    recorded = json.loads((Path(__file__).parent / "data/losses.json").read_text())
+    recorded = json.loads((Path(__file__).parents[1] / "data/losses.json").read_text())
     found = losses(work / "reference")
     assert [found[step + 1] for step in range(20)] == pytest.approx(recorded, abs=1e-4)
 

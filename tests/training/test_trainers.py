@@ -20,7 +20,7 @@ from compressai_uqdm import CosineUQDM, train, train_context, train_cosine
 from compressai_uqdm.families.uqdm.context_files import read_contexts
 from compressai_uqdm.training.checkpoints import save_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAIN = "--steps 2 --bound one --crop-size 16 --batch-size 4 --log-every 1".split()
 COSINE = (
     "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --quantization-steps 48 "

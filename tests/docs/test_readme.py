@@ -16,7 +16,7 @@ from PIL import Image
 
 import compressai_uqdm
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def program(start: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import on_cuda
 import pytest
 
-from pretence import pretence
+from fake_cuda import fake_cuda
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_parts_on_another_device(
     monkeypatch.setattr(on_cuda, "PACKAGED", [*models])
     monkeypatch.setattr(on_cuda, "arithmetics", models.items)
     measurements = {name: work for name, (work, _) in on_cuda.MEASUREMENTS.items()}
-    with pretence() as device:
+    with fake_cuda() as device:
         bench = on_cuda.Bench(tmp_path / "found.json", device, tiny=True)
         {**on_cuda.CHECKS, **measurements}[part](bench)
     found = json.loads(bench.file.read_text())

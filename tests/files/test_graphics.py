@@ -24,7 +24,7 @@ from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.files.rate import truncate
 from compressai_uqdm.files.webp import decode_webp, encode_webp, is_graphic
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def header_of(data: bytes) -> tuple[Header, int]:

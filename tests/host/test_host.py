@@ -15,7 +15,7 @@ import pytest
 
 from compressai_uqdm.libraries import stand_ins
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/data"
 FILE = DATA / "v2-photo-rgb.uqdm"
 

@@ -30,7 +30,7 @@ from compressai_uqdm.files.decoding import Picture, decode
 from compressai_uqdm.files.encoding import QualityWarning, encode
 from compressai_uqdm.files.model import Codec, open_codec
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -586,7 +586,7 @@ def test_some_of_the_damaged_files(photograph: Image.Image) -> None:
     """All of them: eval/damage.py."""
     import importlib.util
 
-    script = Path(__file__).parent.parent / "eval/damage.py"
+    script = Path(__file__).parents[2] / "eval/damage.py"
     spec = importlib.util.spec_from_file_location("damage", script)
     assert spec and spec.loader
     damage = importlib.util.module_from_spec(spec)

@@ -34,7 +34,7 @@ from compressai_uqdm.zoo import FILES
 
 NAMES = ["uqdm-tiny", "uqdm-small", "uqdm-medium", "uqdm-big"]
 REPOSITORY = "justuswill/UQDM"
-RESULTS = Path(__file__).parent.parent / "eval/results"
+RESULTS = Path(__file__).parents[2] / "eval/results"
 WRONG = RESULTS / "portability.json"
 
 
@@ -44,7 +44,7 @@ def run_python(
     """Run code in a process of its own, where it finds our package but not imported."""
     dropped = ("COMPRESSAI_UQDM_ZOO", "HF_", "PYTHONPATH", "TORCH_DEVICE_BACKEND")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-    path = [environment.pop("PYTHONPATH", ""), str(Path(__file__).parent.parent)]
+    path = [environment.pop("PYTHONPATH", ""), str(Path(__file__).parents[2])]
     done = subprocess.run(
         [python, "-c", code, *arguments],
         env={
