@@ -1,8 +1,15 @@
 """A fake CUDA device: its tensors lie in the CPU's memory, and behave as CUDA's do.
 
-Without a GPU, a missing ``.cpu()`` or a tensor left on the wrong device goes unnoticed.
-Inside of :func:`fake_cuda`, models and images can be moved to :data:`FAKE`. Tensors there
-refuse what CUDA's refuse: NumPy, and operations with tensors of the CPU, but for numbers.
+Without a GPU, a missing ``.cpu()`` or a table on the wrong device goes unnoticed. Inside of
+:func:`fake_cuda`, models and images can be moved to :data:`FAKE`. Tensors there
+
+- compute as those of the CPU do, gradients and views too;
+- have no ``.numpy()``, and meet tensors of the CPU in no operation, except numbers (0
+  dimensions) in elementwise ones, indexes and copies;
+- take random numbers from generators of their own device only;
+- are divided by a number as CUDA divides, which multiplies by its reciprocal.
+
+Not covered: streams, pinned memory, kernels that CUDA lacks, and numbers that differ there.
 """
 
 from collections.abc import Callable, Iterator
