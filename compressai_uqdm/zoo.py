@@ -37,6 +37,7 @@ from .models.checkpoint import allow_published_files
 __all__ = [
     "RECIPES",
     "Recipe",
+    "contexts_hint",
     "find_in_repository",
     "find_weights",
     "is_repository",
@@ -133,21 +134,18 @@ def _published(name: str, digest: str | None = None) -> Recipe:
     return Recipe(name, UQDM, PUBLISHED[name], weights=name, digest=digest)
 
 
-_plain = [
-    _published(
-        "uqdm-tiny", "52644fcb40135471a2d2b526ea67ccb888425b472e8f889117fbee0ede428637"
-    ),
-    _published("uqdm-small"),
-    _published("uqdm-medium"),
-    _published("uqdm-big"),
-]
+_tiny = _published(
+    "uqdm-tiny", "52644fcb40135471a2d2b526ea67ccb888425b472e8f889117fbee0ede428637"
+)
 _nano = Recipe(
     "uqdm-nano", UQDM, PUBLISHED["uqdm-tiny"], ASSETS / "uqdm-nano/weights.safetensors"
 )
 _recipes = [
-    *_plain,
-    # fitted to uqdm-tiny; its three larger kin take them over
-    *(_with_contexts(recipe, ASSETS / "uqdm-tiny/contexts.npz") for recipe in _plain),
+    _tiny,
+    _published("uqdm-small"),
+    _published("uqdm-medium"),
+    _published("uqdm-big"),
+    _with_contexts(_tiny, ASSETS / "uqdm-tiny/contexts.npz"),
     *(Recipe(name, VDM, config) for name, config in GAUSSIAN.items()),
     _nano,
     _with_contexts(_nano, ASSETS / "uqdm-nano/contexts.npz"),
@@ -170,10 +168,11 @@ def load_model(
 
     Args:
         name: ``"uqdm-nano"``, which comes with the package, or ``"uqdm-tiny"``,
-            ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, as published; one of
-            these with ``"-ctx"``, the same weights with the context prior; or one of the
-            published with ``vdm`` for ``uqdm``, the same network as a Gaussian diffusion;
-            or ``"uqdm-photo"``, ours in a cosine basis, in the package too.
+            ``"uqdm-small"``, ``"uqdm-medium"`` or ``"uqdm-big"``, as published;
+            ``"uqdm-nano-ctx"`` or ``"uqdm-tiny-ctx"``, the same weights with context
+            priors; one of the published with ``vdm`` for ``uqdm``, the same network as a
+            Gaussian diffusion; or ``"uqdm-photo"``, ours in a cosine basis, in the package
+            too.
         quality: number of stages to code, 1 (coarsest) to 5 (lossless); with ``"-ctx"``,
             to 4, as of ``"uqdm-photo"``; of a ``vdm``, to 21, or its ``n_timesteps``
             and one more.
@@ -188,15 +187,39 @@ def load_model(
     pixels a side. ``docs/compressai.md`` says what to do.
 
     Raises:
-        ValueError: quality or metric is none of these.
+        ValueError: name, quality or metric is none of these.
         FileNotFoundError: the weights were not found, or none are published.
     """
     if metric != "mse":
         raise ValueError(f'metric must be "mse", got {metric!r}')
+    if name not in RECIPES:
+        raise ValueError(
+            f"no model {name!r} in the zoo: expected one of {', '.join(RECIPES)}"
+            f"{contexts_hint(name)}"
+        )
     recipe = RECIPES[name]
     if not pretrained:
         return recipe.cls(recipe.config, quality=quality, **kwargs)
     return recipe.load(progress, quality=quality, **kwargs)
+
+
+def contexts_hint(name: str) -> str:
+    """Return what to do where a model has no trained contexts, to end a message with.
+
+    Args:
+        name: a name that is not in the zoo.
+
+    Returns:
+        a sentence for the name of a UQDM with ``"-ctx"``, and nothing for other names.
+    """
+    plain = name.removesuffix("-ctx")
+    if plain == name or plain not in RECIPES or RECIPES[plain].cls is not UQDM:
+        return ""
+    return (
+        f". No contexts were trained for {plain}: use {plain}, or train contexts (python "
+        f"-m compressai_uqdm.train_context {plain} photographs/ context.npz) and load the "
+        'model with UQDM.from_checkpoint(..., contexts="context.npz")'
+    )
 
 
 def find_weights(

@@ -47,7 +47,7 @@ from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
 from compressai_uqdm.models.coding import Decoder, Encoder
 from compressai_uqdm.progress import Progress
-from compressai_uqdm.zoo import RECIPES, load_model
+from compressai_uqdm.zoo import RECIPES, contexts_hint, load_model
 
 METHODS: tuple[Reconstruction, ...] = get_args(Reconstruction)
 Net = ProgressiveModel[Any]
@@ -267,7 +267,9 @@ def load(model: str, weights: Weights) -> tuple[str, Net]:
     name, _, checkpoint = model.partition("=")
     if name not in RECIPES:
         names = ", ".join(RECIPES)
-        raise InputError(f"no model {name!r} in the zoo, which has {names}")
+        raise InputError(
+            f"no model {name!r} in the zoo, which has {names}{contexts_hint(name)}"
+        )
     try:
         cls = RECIPES[name].cls
         # those of a diffusion may be an average over training

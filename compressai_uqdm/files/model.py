@@ -15,7 +15,7 @@ from ..families.uqdm.model import UQDM
 from ..fingerprint import digest
 from ..models.base import ProgressiveModel
 from ..models.checkpoint import SAVED, loading
-from ..zoo import RECIPES, find_in_repository, is_repository
+from ..zoo import RECIPES, contexts_hint, find_in_repository, is_repository
 from .header import Arithmetic, Header
 
 __all__ = ["DEFAULT_MODEL", "NAMES", "Codec", "codec_of", "open_codec"]
@@ -176,6 +176,6 @@ def _open(model: str, device: str, download: bool) -> Codec:
     else:
         raise FileNotFoundError(
             f"no model {model!r}: expected the path of a checkpoint, a repository of the "
-            f"Hub as owner/name, or one of {', '.join(NAMES)}"
+            f"Hub as owner/name, or one of {', '.join(NAMES)}{contexts_hint(model)}"
         )
     return Codec(model, net.to(device))

@@ -17,7 +17,7 @@ from ..families.uqdm.context_files import Contexts, read_contexts, save_contexts
 from ..families.uqdm.interval_pixels import coefficients
 from ..families.uqdm.model import UQDM
 from ..quantization.lattice import LATTICE
-from ..zoo import RECIPES
+from ..zoo import RECIPES, contexts_hint
 from .checkpoints import check_output
 from .context import FloatContext, collect, fit, read_crops
 from .pixels import FloatPixels, fit_pixels
@@ -91,7 +91,10 @@ def _load(model: str) -> UQDM:
     if Path(model).exists():
         return UQDM.from_checkpoint(model)
     if model not in RECIPES:
-        raise ValueError(f"{model} is neither a checkpoint nor one of {', '.join(RECIPES)}")
+        raise ValueError(
+            f"{model} is neither a checkpoint nor one of {', '.join(RECIPES)}"
+            f"{contexts_hint(model)}"
+        )
     net = RECIPES[model].load()
     if not isinstance(net, UQDM):
         raise ValueError(f"{model} has no latents that can be coded")

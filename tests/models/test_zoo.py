@@ -29,8 +29,9 @@ from compressai_uqdm import UQDM, VDM, CosineConfig, CosineUQDM, UQDMConfig
 from compressai_uqdm.families.uqdm.config import PUBLISHED
 from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.files.container import parse_header
+from compressai_uqdm.files.model import open_codec
 from compressai_uqdm.models.checkpoint import Weights
-from compressai_uqdm.zoo import FILES
+from compressai_uqdm.zoo import FILES, load_model
 
 NAMES = ["uqdm-tiny", "uqdm-small", "uqdm-medium", "uqdm-big"]
 REPOSITORY = "justuswill/UQDM"
@@ -133,6 +134,20 @@ def test_entries_build_models() -> None:
             image_models[name](quality=5, pretrained=pretrained)
     with pytest.raises(ValueError, match="metric must be \"mse\", got 'ms-ssim'"):
         image_models["uqdm-tiny"](quality=1, metric="ms-ssim")
+
+
+@pytest.mark.parametrize("open_model", [open_codec, lambda name: load_model(name, 1)])
+def test_names_without_trained_contexts_say_what_to_do(
+    open_model: Callable[[str], Any],
+) -> None:
+    with pytest.raises((FileNotFoundError, ValueError), match="uqdm-tiny-ctx") as raised:
+        open_model("uqdm-small-ctx")
+    message = str(raised.value)
+    assert "use uqdm-small, or train contexts" in message and "contexts=" in message
+    for name in ("uqdm-photo-ctx", "vdm-tiny-ctx", "mine-ctx", "mine"):
+        with pytest.raises((FileNotFoundError, ValueError), match="no model") as raised:
+            open_model(name)
+        assert "train contexts" not in str(raised.value)
 
 
 # ---- the local folder ----
