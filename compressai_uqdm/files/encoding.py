@@ -207,8 +207,7 @@ def _encode(
     expected += measured and min_psnr is None and stages < net.n_stages
     passes = Passes(progress, expected)
     psnr = functools.partial(_psnr, net, levels, seed)
-    guarded = [net.is_guarded(stage) for stage in range(net.n_stages)]
-    encoder, reached = Encoder(levels, seed, guarded), 0.0
+    encoder, reached = Encoder(levels, seed, net.guarded), 0.0
     last: list[Any] = []  # what is known after the last stages
     for known in net.iter_stages(encoder, stages, passes):
         if stream:

@@ -84,9 +84,10 @@ class ProgressiveModel(
         """Whether strings decode with other kernels, threads or batch sizes."""
         raise NotImplementedError
 
-    def is_guarded(self, stages: int) -> bool:
-        """Return whether the string after so many stages begins with a rounding log."""
-        raise NotImplementedError
+    @property
+    def guarded(self) -> tuple[bool, ...]:
+        """Of each stage, whether its string begins with a rounding log."""
+        return (False,) * self.n_stages
 
     def passes(self, stages: int, picture: bool = False) -> int:
         """Return how often the network runs to code so many stages, and for a picture."""
@@ -259,10 +260,9 @@ class ProgressiveModel(
         Raises:
             ValueError: ``x`` is not that, or ``update`` was not called.
         """
-        guarded = [self.is_guarded(stage) for stage in range(self.n_stages)]
         images = []
         for levels in check_images(x, self.device).split(1):
-            encoder = Encoder(levels, seed, guarded)
+            encoder = Encoder(levels, seed, self.guarded)
             for _ in self.iter_stages(encoder, self.quality):
                 pass
             images.append(encoder.strings())
@@ -298,10 +298,10 @@ class ProgressiveModel(
         check_reconstruction(reconstruction)
         batch_size = check_strings(strings, self.n_stages)
         stages, (H, W) = len(strings), check_shape(shape)
-        guarded = [self.is_guarded(i) for i in range(stages)]
         images = []
         for b in range(batch_size):
-            decoder = Decoder.of([s[b] for s in strings], guarded, (1, 3, H, W), seed)
+            string = [stage[b] for stage in strings]
+            decoder = Decoder.of(string, self.guarded, (1, 3, H, W), seed)
             images.append(
                 [
                     self.reconstruct(latent, reconstruction, seed)

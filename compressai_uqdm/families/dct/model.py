@@ -330,9 +330,6 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         """Always: a decoder computes in integers."""
         return True
 
-    def is_guarded(self, stages: int) -> bool:
-        return False
-
     def passes(self, stages: int, picture: bool = False) -> int:
         return min(stages, len(self.config.quantization_steps))
 

@@ -100,8 +100,9 @@ class DiffusionModel(ProgressiveModel[Latent]):
         """Whether strings decode with other kernels: in float64, after ``double()``."""
         return self.denoiser.portable
 
-    def is_guarded(self, stages: int) -> bool:
-        return self.portable and stages < self.latent_stages
+    @property
+    def guarded(self) -> tuple[bool, ...]:
+        return (self.portable,) * self.latent_stages + (False,)
 
     def passes(self, stages: int, picture: bool = False) -> int:
         coded = min(stages, self.latent_stages)
