@@ -69,8 +69,8 @@ def activate(sums: Tensor, shift: int, nearest: bool = False) -> Tensor:
     """Return a layer's activations: sums times 2^-shift, rounded, between 0 and a bound.
 
     Args:
-        sums: integers of any type. Sums from 2^24 on are beyond the bound, also where a
-            float rounds them.
+        sums: integers of any type, overwritten where no gradient is recorded. Sums from
+            2^24 on are beyond the bound, also where a float rounds them.
         shift: number of fractional bits to drop.
         nearest: round to the nearest, halves to even. Without it round down: then a half
             in the bias of the layer makes it the nearest, see
@@ -79,7 +79,12 @@ def activate(sums: Tensor, shift: int, nearest: bool = False) -> Tensor:
     Returns:
         integers from 0 to ``HIDDEN_MAX``, float32.
     """
-    scaled = (rounded if nearest else floored)(sums.float(), 2.0**-shift)
+    sums, factor = sums.float(), 2.0**-shift
+    if torch.is_grad_enabled():
+        scaled = (rounded if nearest else floored)(sums, factor)
+    else:  # in place: nothing is allocated
+        scaled = sums.mul_(factor)
+        scaled = scaled.round_() if nearest else scaled.floor_()
     # hardtanh's gradient takes one pass over memory, clamp's takes three
     return F.hardtanh(scaled, 0, HIDDEN_MAX, inplace=True)
 

@@ -102,7 +102,7 @@ def test_strings_and_pictures_are_the_same(
     with threads(1):
         strings = net.compress(x)["strings"]
         expected = net.decompress(strings, x.shape[-2:], progressive=True)["x_hats"]
-    monkeypatch.setattr(integer, "_BAND", 1 << 9)
+    monkeypatch.setattr(integer, "_CHUNK", 1 << 9)
     monkeypatch.setattr(cosine, "_AT_ONCE", 1 << 6)
     for n in (1, 2):
         with threads(n):
