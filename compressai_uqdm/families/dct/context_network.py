@@ -97,7 +97,8 @@ class SubbandContextLayer(IntegerNetwork):
 
         self.state = IntegerBias(hidden, SUM_BITS)
         self.mix = linear(hidden, hidden, HIDDEN_MAX, 1.0)
-        self.head = linear(hidden, 2 * n, HIDDEN_MAX, 1.0)
+        # zero at first
+        self.head = IntegerLinear(hidden, 2 * n, FixedPoint(ACTIVATION_BITS, HIDDEN_MAX))
         same, opposite = (3 * n * len(around) for around in (SAME_PARITY, OPPOSITE_PARITY))
         self.same_parity = linear(same, hidden, FEATURE_MAX, 0.37)
         self.opposite_parity = linear(opposite, hidden, FEATURE_MAX, 0.33)
