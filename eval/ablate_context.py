@@ -4,7 +4,7 @@
 
 Fits contexts anew, few steps each, and gives the bits of the latent stages of the
 patches beside those without a context: the linear path alone, 6 groups (halves of the
-checkerboard by colour), 12 groups, and the last rounded to the codec's integers.
+checkerboard by colour), 12 groups, and the last with the codec's tables.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from compressai.zoo import image_models
 from compressai_uqdm.bitstream.symbols import RateEstimator
 from compressai_uqdm.entropy_models.coding_order import CODING_ORDER, subset
 from compressai_uqdm.entropy_models.uniform_noise import UniformNoiseConditional
+from compressai_uqdm.families.uqdm.context_network import LatentContextNetwork
 from compressai_uqdm.families.uqdm.context_prior import ContextConditional
 from compressai_uqdm.quantization.lattice import LATTICE
 from compressai_uqdm.training.context import (
-    FloatContext,
+    ContextLoss,
     StageData,
     collect,
     fit,
@@ -35,16 +36,20 @@ from compressai_uqdm.training.context import (
 )
 
 
-def linear(prior: UniformNoiseConditional) -> FloatContext:
-    context = FloatContext(prior)
-    for parameter in (context.mix, context.head):
-        parameter.data.zero_()
-        parameter.register_hook(torch.zeros_like)
+def whole(prior: UniformNoiseConditional) -> ContextLoss:
+    return ContextLoss(LatentContextNetwork(), prior)
+
+
+def linear(prior: UniformNoiseConditional) -> ContextLoss:
+    context = whole(prior)
+    for layer in (context.network.mix, context.network.head):
+        layer.weight.data.zero_()
+        layer.weight.register_hook(torch.zeros_like)
     return context
 
 
-def six_groups(prior: UniformNoiseConditional) -> FloatContext:
-    context = FloatContext(prior)
+def six_groups(prior: UniformNoiseConditional) -> ContextLoss:
+    context = whole(prior)
     six = [3 * (g // 6) + g % 3 for g in range(len(CODING_ORDER))]
     context.visible = [[s for s in range(12) if six[s] < six[g]] for g in range(12)]
     return context
@@ -53,7 +58,9 @@ def six_groups(prior: UniformNoiseConditional) -> FloatContext:
 def as_learned() -> AbstractContextManager[object]:
     """The last layer is not refitted to pictures."""
     module = "compressai_uqdm.entropy_models.head_adaptation"
-    return patch(f"{module}.fit", lambda hidden, *_: np.zeros((2, len(hidden) + 1), int))
+    return patch(
+        f"{module}.adapt_head", lambda hidden, *_: np.zeros((2, len(hidden) + 1), int)
+    )
 
 
 def bits_of(prior: UniformNoiseConditional, v: torch.Tensor, scales: torch.Tensor) -> float:
@@ -61,10 +68,10 @@ def bits_of(prior: UniformNoiseConditional, v: torch.Tensor, scales: torch.Tenso
 
 
 def integer_bits(
-    context: FloatContext, data: StageData, conditional: ContextConditional
+    context: ContextLoss, data: StageData, conditional: ContextConditional
 ) -> float:
-    """Bits with the integer network, its shifts and table entries."""
-    conditional.context = context.to_integers()
+    """Bits with the codec's shifts and table entries."""
+    conditional.context = context.network
     indexes = conditional.build_indexes(data.scales).numpy()
     bits = 0.0
     for residual, index in zip(data.residuals.numpy().astype(np.int32), indexes):
@@ -99,7 +106,7 @@ def main(argv: list[str]) -> None:
     measured, _ = collect(net, patches, T)
     pixels = patches[:, 0].numel()
 
-    variants = {"linear only": linear, "6 groups": six_groups, "12 groups": FloatContext}
+    variants = {"linear only": linear, "6 groups": six_groups, "12 groups": whole}
     table: dict[str, list[float]] = {
         name: [] for name in ["none", *variants, "12, integers"]
     }

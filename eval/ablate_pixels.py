@@ -13,8 +13,8 @@ import argparse
 import json
 import sys
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -29,6 +29,7 @@ from torch import Tensor
 from compressai_uqdm.entropy_models.coding_order import CODING_ORDER
 from compressai_uqdm.families.uqdm.context_pixels import POSITION_BITS, LevelInterval
 from compressai_uqdm.families.uqdm.interval_pixels import (
+    PLANES,
     IntervalPixels,
     coefficients,
     positions,
@@ -36,9 +37,14 @@ from compressai_uqdm.families.uqdm.interval_pixels import (
 from compressai_uqdm.families.uqdm.model import UQDM
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork, channel_of
 from compressai_uqdm.levels import image_to_levels
-from compressai_uqdm.training import pixels as training
 from compressai_uqdm.training.context import read_crops
-from compressai_uqdm.training.pixels import FloatPixels, PixelData, fit_pixels, pixel_data
+from compressai_uqdm.training.pixels import (
+    PixelData,
+    PixelInputs,
+    PixelLoss,
+    fit_pixels,
+    pixel_data,
+)
 
 STAGES = 3
 FITTED_FROM = 60  # crops that the linear paths start from
@@ -70,61 +76,61 @@ def known_of(net: UQDM, pictures: Tensor) -> Pictures:
         known.append(prior.intervals(sent))
         v = positions(rows[-1], sent.points[-1], sent.points[-2])
         away = torch.from_numpy(v / (1 << POSITION_BITS)) - levels
-        noise.append((away / FloatPixels(rows).noise_width).float())
+        noise.append((away / PixelLoss(PixelNetwork(PLANES), rows).noise_width).float())
     return Pictures(PixelData(*map(torch.cat, zip(*data))), torch.cat(noise), known)
 
 
 # ---- variants ----
 
 
-class Anywhere(FloatPixels):
+class Anywhere(PixelLoss):
     """Sees the interval, and may not rely on it."""
 
-    def seen(self, data: PixelData, noise: Tensor) -> training.Seen:
-        seen = super().seen(data, noise)
-        x, low, high, middle = seen.pixels
+    def inputs(self, data: PixelData, noise: Tensor) -> PixelInputs:
+        inputs = super().inputs(data, noise)
+        x, low, high, middle = inputs.pixels
         low, high = torch.full_like(low, -0.5), torch.full_like(high, 255.5)
-        return seen._replace(pixels=(x, low, high, middle))
+        return inputs._replace(pixels=(x, low, high, middle))
 
 
-class WithoutNetworksWord(FloatPixels):
+class WithoutNetworksWord(PixelLoss):
     """Does not see what the denoiser said."""
 
-    def seen(self, data: PixelData, noise: Tensor) -> training.Seen:
-        seen = super().seen(data, noise)
-        planes = seen.planes.clone()
+    def inputs(self, data: PixelData, noise: Tensor) -> PixelInputs:
+        inputs = super().inputs(data, noise)
+        planes = inputs.planes.clone()
         planes[:, : 2 * len(CODING_ORDER)] = 0
-        return seen._replace(planes=planes)
+        return inputs._replace(planes=planes)
 
 
-class LastIntervals(FloatPixels):
+class LastIntervals(PixelLoss):
     """Knows the intervals of the last stages only."""
 
     stages = 1
 
-    def __init__(self, rows: np.ndarray):
-        super().__init__(rows)
+    def __init__(self, network: PixelNetwork, rows: np.ndarray):
+        super().__init__(network, rows)
         self.half_lengths = self.half_lengths[-self.stages :]
 
-    def seen(self, data: PixelData, noise: Tensor) -> training.Seen:
+    def inputs(self, data: PixelData, noise: Tensor) -> PixelInputs:
         before = data.before[:, data.before.shape[1] + 1 - self.stages :]
-        return super().seen(data._replace(before=before), noise)
+        return super().inputs(data._replace(before=before), noise)
 
 
 class LastTwoIntervals(LastIntervals):
     stages = 2
 
 
-def seeing(levels: Sequence[Sequence[int]]) -> Callable[[np.ndarray], FloatPixels]:
-    """A network of whose groups each sees the levels of those groups, and no others."""
+def seeing(levels: Sequence[Sequence[int]]) -> Callable[..., PixelLoss]:
+    """A loss under which each group sees the levels of those groups, and no others."""
 
-    def make(rows: np.ndarray) -> FloatPixels:
-        network = FloatPixels(rows)
-        known = torch.zeros(len(CODING_ORDER), len(CODING_ORDER))
+    def make(network: PixelNetwork, rows: np.ndarray) -> PixelLoss:
+        loss = PixelLoss(network, rows)
+        known = torch.zeros(len(CODING_ORDER), len(CODING_ORDER), dtype=torch.bool)
         for g, before in enumerate(levels):
-            known[g, [channel_of(b) for b in before]] = 1
-        network.decoded = known
-        return network
+            known[g, [channel_of(b) for b in before]] = True
+        loss.decoded = known
+        return loss
 
     return make
 
@@ -134,31 +140,19 @@ def hidden(n: int) -> AbstractContextManager[object]:
     return patch("compressai_uqdm.families.uqdm.pixel_network.HIDDEN", n)
 
 
-@contextmanager
-def unrounded() -> Iterator[None]:
-    """Floats are not rounded as integers will be."""
-    modules = ("pixels", "pixel_network")
-    names = [f"compressai_uqdm.training.{module}.rounded" for module in modules]
-    with patch(names[0], lambda t, bits: t), patch(names[1], lambda t, bits: t):
-        yield
-
-
 ALL = range(len(CODING_ORDER))
-VARIANTS: dict[
-    str, tuple[Callable[[np.ndarray], FloatPixels], AbstractContextManager[object]]
-] = {
-    "as it is": (FloatPixels, nullcontext()),
+VARIANTS: dict[str, tuple[Callable[..., PixelLoss], AbstractContextManager[object]]] = {
+    "as it is": (PixelLoss, nullcontext()),
     "without context": (seeing([[] for _ in ALL]), nullcontext()),
     "4 groups: phases": (seeing([range(g // 3 * 3) for g in ALL]), nullcontext()),
     "any level, no interval": (Anywhere, nullcontext()),
     "interval of stage 3": (LastIntervals, nullcontext()),
     "intervals of stages 2 and 3": (LastTwoIntervals, nullcontext()),
     "without the denoiser's word": (WithoutNetworksWord, nullcontext()),
-    "16 hidden channels": (FloatPixels, hidden(16)),
-    "48 hidden channels": (FloatPixels, hidden(48)),
-    "floats, fitted unrounded": (FloatPixels, unrounded()),
+    "16 hidden channels": (PixelLoss, hidden(16)),
+    "48 hidden channels": (PixelLoss, hidden(48)),
 }
-TO_INTEGERS = ("as it is", "floats, fitted unrounded")
+TO_INTEGERS = ("as it is",)
 IN_INTEGERS = {
     "in integers": as_learned(),
     "in integers, refitted to each picture": nullcontext(),
@@ -166,11 +160,11 @@ IN_INTEGERS = {
 
 
 @torch.no_grad()
-def bits_of(network: FloatPixels, pictures: Pictures) -> float:
+def bits_of(loss: PixelLoss, pictures: Pictures) -> float:
     """Bits per pixel in floats."""
     n = len(pictures.noise)
     bits = [
-        network(pictures.data.chosen(torch.tensor([i])), pictures.noise[i : i + 1]).sum()
+        loss(pictures.data.chosen(torch.tensor([i])), pictures.noise[i : i + 1]).sum()
         for i in range(n)
     ]
     return float(sum(bits)) / pictures.noise[:, 0].numel()
@@ -212,16 +206,15 @@ def main(argv: list[str]) -> None:
         make, setting = VARIANTS[name]
         torch.manual_seed(0)
         with setting:
-            network = make(rows)
-            network.start(train.data.chosen(torch.arange(min(FITTED_FROM, len(crops)))))
-            fit_pixels(network, train.data, args.steps, 4, 4e-3)
-            table[name] = {k: bits_of(network, p) for k, p in measured.items()}
+            loss = make(PixelNetwork(PLANES), rows)
+            loss.start(train.data.chosen(torch.arange(min(FITTED_FROM, len(crops)))))
+            fit_pixels(loss, train.data, args.steps, 4, 4e-3)
+            table[name] = {k: bits_of(loss, p) for k, p in measured.items()}
         if name in TO_INTEGERS:
-            integers = network.to_integers()
             for row, how in IN_INTEGERS.items():
                 with how:
                     table[f"{name}, {row}"] = {
-                        k: integer_bits(integers, net, p) for k, p in measured.items()
+                        k: integer_bits(loss.network, net, p) for k, p in measured.items()
                     }
         first = next(iter(table.values()))
         for row in [r for r in table if r.startswith(name)]:

@@ -1,8 +1,7 @@
 """Fitting the context priors of latents of a UQDM whose weights stay as they are.
 
 The UQDM codes crops of photographs, at several scales, once; the context networks of its
-stages are then fitted to the residuals, in floats, and rounded to the integers that the
-codec computes with.
+stages are then fitted to the residuals.
 """
 
 import math
@@ -22,23 +21,21 @@ from tqdm import tqdm
 from ..datasets import Photographs
 from ..entropy_models.coding_order import CODING_ORDER
 from ..entropy_models.uniform_noise import UniformNoiseConditional
-from ..families.uqdm.context_prior import (
+from ..families.uqdm.context_network import (
     INPUT_BITS,
     INPUT_MAX,
-    LOG_SCALE_MAX,
-    SHIFT_MAX,
-    ContextPrior,
+    LatentContextNetwork,
 )
+from ..families.uqdm.context_prior import LOG_SCALE_MAX, SHIFT_MAX, SUM_BITS
 from ..families.uqdm.interval_pixels import coefficients
 from ..families.uqdm.model import UQDM
 from ..families.uqdm.windowed import WINDOW
-from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
+from ..integer.arithmetic import rounded
 from ..levels import image_to_levels
 from ..quantization.lattice import LATTICE
 from .pixels import PixelData, pixel_data
-from .twin import FloatTwin
 
-__all__ = ["CROP", "FloatContext", "StageData", "collect", "fit", "read_crops"]
+__all__ = ["CROP", "ContextLoss", "StageData", "collect", "fit", "read_crops"]
 
 CROP = WINDOW
 
@@ -50,56 +47,43 @@ class StageData(NamedTuple):
     scales: Tensor  # standard deviations of the prior, [n, 3, 64, 64]
 
 
-class FloatContext(FloatTwin[ContextPrior]):
-    """The context network in floats: :class:`.ContextPrior` before rounding.
+class ContextLoss(nn.Module):
+    """Bits of the residuals of crops under the context network of a stage.
 
     Args:
+        network: the network.
         prior: the stage's prior, whose location and scale it corrects.
 
     Attributes:
-        visible: the groups that each group sees; all before it.
+        visible: the subsets that each subset sees; all before it.
     """
 
-    def __init__(self, prior: UniformNoiseConditional) -> None:
-        super().__init__(ContextPrior())
-        self.log_likelihood = prior.log_likelihood
+    def __init__(
+        self, network: LatentContextNetwork, prior: UniformNoiseConditional
+    ) -> None:
+        super().__init__()
+        self.network, self.log_likelihood = network, prior.log_likelihood
         self.visible = [range(g) for g in range(len(CODING_ORDER))]
-        for name in ("conv", "mix"):
-            std = math.sqrt(1 / math.prod(self.w[name].shape[2:]))
-            nn.init.normal_(self.w[name], std=std)
-        with torch.no_grad():
-            self.w["conv"][:, -1] = 0  # the linear path starts at nothing
 
     def forward(self, residuals: Tensor, scales: Tensor) -> Tensor:
-        """Bits of all values, ``[12]``, summed by group, each seeing those before it."""
-        r = residuals.float() / LATTICE
+        """Return the bits of all values, summed by subset, ``[12]``."""
+        r, one = residuals.float() / LATTICE, 1 << INPUT_BITS
         deviation = (scales * scales + 1 / 12).sqrt()
-        limit = INPUT_MAX / (1 << INPUT_BITS)
-        revealed = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
-        log_scales = scales.log2().clamp(-limit, limit)
-        bits, w = [], self.w
+        limit = INPUT_MAX / one
+        values = torch.cat([r / deviation, r / 2], 1).clamp(-limit, limit)
+        values = rounded(values, one)
+        log_scales = rounded(scales.log2().clamp(-limit, limit), one)
+        bits = []
         for g, (channel, (row, column)) in enumerate(CODING_ORDER):
-            known = torch.zeros_like(revealed)
-            for seen in self.visible[g]:
-                at = _where(seen)
-                known[at] = revealed[at]
-            inputs = F.pad(torch.cat([known, log_scales], 1), (2, 2, 2, 2))
-            sums = F.conv2d(
-                inputs[:, :, row:, column:], w["conv"][g], w["conv_bias"][g], stride=2
-            )
-            linear, largest = sums[:, -1], HIDDEN_MAX / (1 << HIDDEN_BITS)
-            h = sums[:, :-1].clamp(0, largest)
-            h = (
-                torch.einsum("oi,bihw->bohw", w["mix"][g], h)
-                + w["mix_bias"][g][:, None, None]
-            )
-            h = h.clamp(0, largest)
-            shift, change = (
-                torch.einsum("i,bihw->bhw", w["head"][g, o], h) + w["head_bias"][g, o]
-                for o in (0, 1)
-            )
+            decoded = torch.zeros_like(values)
+            for before in self.visible[g]:
+                at = _where(before)
+                decoded[at] = values[at]
+            inputs = F.pad(torch.cat([decoded, log_scales], 1), (2, 2, 2, 2))
+            _, out = self.network(inputs[:, :, row:, column:], g)
+            shift, change = (out.float() / (1 << SUM_BITS)).unbind(1)
             where = (slice(None), channel, slice(row, None, 2), slice(column, None, 2))
-            d = ((shift + linear) * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
+            d = (shift * deviation[where]).clamp(-SHIFT_MAX, SHIFT_MAX)
             s = scales[where] * 2 ** change.clamp(-LOG_SCALE_MAX, LOG_SCALE_MAX)
             bits.append(self.log_likelihood(r[where] - d, s).sum() / -math.log(2))
         return torch.stack(bits)
@@ -147,7 +131,7 @@ def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], Pixel
 
 
 def fit(
-    context: FloatContext, data: StageData, steps: int, batch: int, rate: float, name: str
+    context: ContextLoss, data: StageData, steps: int, batch: int, rate: float, name: str
 ) -> list[float]:
     """Fit the context of one stage; its bits per pixel, a mean of every fifty steps."""
     optimizer = torch.optim.Adam(context.parameters(), rate)

@@ -36,9 +36,8 @@ from .bar import StepBar
 from .batches import example_key
 from .checkpoints import check_output, find_checkpoint, save_checkpoint
 from .config import Settings, changeable
-from .cosine_pixels import FloatWindows, crops_of, pixel_crops
+from .cosine_pixels import crops_of, filtered, pixel_bits, pixel_crops
 from .interruption import Interruption
-from .picture import FloatPicture
 
 __all__ = ["CosineRun", "CosineTrainingConfig", "draw_crops", "read_photographs"]
 
@@ -396,32 +395,27 @@ class PixelPhase(Phase):
     title = "the pixels"
 
     def __init__(self, net: CosineUQDM):
-        self.net, self.windows = net, FloatWindows()
-        self.windows.from_integers(net.pixel_prior.network)
-        self.weights = list(self.windows.parameters())
+        self.net = net
+        self.network = net.pixel_prior.network.set_trained(True)
+        self.weights = list(self.network.parameters())
 
     def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        bits = self.windows(pixel_crops(self.net, levels)).sum()
+        bits = pixel_bits(self.network, pixel_crops(self.net, levels)).sum()
         return bits / levels[:, 0].numel()
 
     def after_step(self) -> None:
-        self.windows.keep_sums_small()
+        self.network.keep_sums_small()
 
     def measure(self, crops: Tensor) -> dict[str, float]:
         """Bits of the exact end alone."""
         batches = crops.split(TEST_BATCH)
-        bits = sum(self.windows(pixel_crops(self.net, b)).sum().item() for b in batches)
+        bits = sum(
+            pixel_bits(self.network, pixel_crops(self.net, b)).sum().item() for b in batches
+        )
         return {"bpp": bits / crops[:, 0].numel()}
 
     def finish(self) -> None:
-        self.net.pixel_prior.network = self.windows.to_integers()
-        self.net.update(force=True)
-
-    def state(self) -> dict[str, Any]:
-        return self.windows.state_dict()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.windows.load_state_dict(state)
+        self.network.set_trained(False).check()
 
 
 class PicturePhase(Phase):
@@ -430,11 +424,12 @@ class PicturePhase(Phase):
     title, unit = "pictures", "of the error"
 
     def __init__(self, net: CosineUQDM):
-        self.net = net
-        self.networks = nn.ModuleList(FloatPicture() for _ in net.picture_filters)
-        for network, trained in zip(self.networks, net.picture_filters):
-            network.from_integers(trained)  # type: ignore[operator]
-        self.weights = list(self.networks.parameters())
+        self.net, self.networks = net, net.picture_filters
+        for network in self.networks:
+            if network.is_identity:  # one of zeros would not learn
+                network.reset_parameters()
+            network.set_trained(True)
+        self.weights = [w for network in self.networks for w in network.parameters()]
 
     def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Squared errors of every stage's picture, before and after."""
@@ -443,7 +438,8 @@ class PicturePhase(Phase):
             self.networks, self.net.training_likelihoods(levels)
         ):
             crops = crops_of(self.net, latent, levels)
-            yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
+            found = filtered(network, crops)
+            yield (crops.positions - x).square().sum(), (found - x).square().sum()
 
     def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
         shares = [after / before for before, after in self._errors(levels)]
@@ -451,7 +447,7 @@ class PicturePhase(Phase):
 
     def after_step(self) -> None:
         for network in self.networks:
-            network.keep_sums_small()  # type: ignore[operator]
+            network.keep_sums_small()
 
     def measure(self, crops: Tensor) -> dict[str, float]:
         """PSNR of every stage's picture, and what it gained, in dB."""
@@ -464,14 +460,8 @@ class PicturePhase(Phase):
         return found | gains
 
     def finish(self) -> None:
-        networks = [network.to_integers() for network in self.networks]  # type: ignore[operator]
-        self.net.picture_filters = nn.ModuleList(networks)  # type: ignore[assignment]
-
-    def state(self) -> dict[str, Any]:
-        return self.networks.state_dict()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.networks.load_state_dict(state)
+        for network in self.networks:
+            network.set_trained(False).check()
 
 
 def _title(config: CosineConfig, network: int) -> str:

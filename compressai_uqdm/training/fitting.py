@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from ..families.uqdm.context_files import Contexts, read_contexts, save_contexts
-from ..families.uqdm.interval_pixels import coefficients
+from ..families.uqdm.context_network import LatentContextNetwork
+from ..families.uqdm.interval_pixels import PLANES, coefficients
 from ..families.uqdm.model import UQDM
+from ..families.uqdm.pixel_network import PixelNetwork
 from ..quantization.lattice import LATTICE
 from ..zoo import RECIPES, contexts_hint
 from .checkpoints import check_output
-from .context import FloatContext, collect, fit, read_crops
-from .pixels import FloatPixels, fit_pixels
+from .context import ContextLoss, collect, fit, read_crops
+from .pixels import PixelLoss, fit_pixels
 
 __all__ = ["fit_contexts"]
 
@@ -61,27 +63,27 @@ def fit_contexts(args: argparse.Namespace) -> None:
         log_p = prior.log_likelihood(data.residuals / LATTICE, data.scales)
         before = log_p.sum() / (-math.log(2) * crops[:, 0].numel())
         torch.manual_seed(args.seed)
-        context = FloatContext(prior)
-        if initial:
-            context.from_integers(initial.latents[i])
+        network = initial.latents[i] if initial else LatentContextNetwork()
+        context = ContextLoss(network, prior)
         # what little the first stage holds is soon learned by heart
         steps = args.steps // 4 if i == 0 else args.steps
         bpp = fit(context, data, steps, args.batch_size, args.learning_rate, stage)
-        latents.append(context.to_integers())
+        latents.append(network)
         log[stage] = {"without": before.item(), "training": bpp}
         print(f"{stage}: {before:.4f} -> {bpp[-1]:.4f} bits per pixel", flush=True)
     torch.manual_seed(args.seed)
-    pixels = FloatPixels(coefficients(net.noise_schedule.steps()[:sent]))
-    if initial:
-        pixels.from_integers(initial.pixels)
-    else:
+    pixel_network = initial.pixels if initial else PixelNetwork(PLANES)
+    pixels = PixelLoss(pixel_network, coefficients(net.noise_schedule.steps()[:sent]))
+    if not initial:
         pixels.start(pixel_data.chosen(torch.arange(min(60, len(crops)))))
     steps, batch = args.pixel_steps, args.pixel_batch_size
     bpp = fit_pixels(pixels, pixel_data, steps, batch, args.pixel_learning_rate)
     log["pixels"] = {"training": bpp}
     print(f"pixels: {bpp[-1]:.4f} bits per pixel", flush=True)
+    for context_network in (*latents, pixel_network):
+        context_network.check()
     try:
-        save_contexts(args.output, Contexts(latents, pixels.to_integers()))
+        save_contexts(args.output, Contexts(latents, pixel_network))
         args.output.with_suffix(".json").write_text(json.dumps(log, indent=1) + "\n")
     except OSError as error:
         raise SystemExit(f"{error}") from error

@@ -1,9 +1,8 @@
 """Fitting the context prior of pixels of a UQDM whose weights stay as they are.
 
 What the UQDM says of crops is computed once; only the noise of the last latent is drawn
-anew in every step, for the network's word on it does not follow from that noise. The
-network of integers is fitted as floats that are rounded as it will round them, to the
-mean of bits.
+anew in every step, for the network's word on it does not follow from that noise. The loss
+is the mean of bits.
 """
 
 import math
@@ -12,26 +11,29 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
 
 from ..entropy_models.coding_order import CODING_ORDER
 from ..families.uqdm.context_pixels import LOG_SCALE_LOW, POSITION_BITS, SCALE_AT_ZERO
-from ..families.uqdm.interval_pixels import MARGIN, PLANES, positions, seen_of
+from ..families.uqdm.interval_pixels import MARGIN, positions, seen_of
 from ..families.uqdm.latent import QuantizedLatents
-from ..families.uqdm.pixel_network import INPUT_BITS
-from .pixel_network import (
-    INPUT_LIMIT,
-    ORDER,
-    FloatNetwork,
-    fit,
-    in_phases,
-    log_mass,
-    rounded,
+from ..families.uqdm.pixel_network import (
+    INPUT_BITS,
+    INPUT_MAX,
+    SUM_BITS,
+    PixelNetwork,
+    channel_of,
 )
+from ..integer.arithmetic import rounded
+from .pixel_network import fit, in_phases, log_mass
 
-__all__ = ["FloatPixels", "PixelData", "Seen", "fit_pixels", "pixel_data"]
+__all__ = ["PixelData", "PixelInputs", "PixelLoss", "fit_pixels", "pixel_data"]
+
+_ONE = 1 << INPUT_BITS  # of the network's inputs: four levels
+_LIMIT = INPUT_MAX / _ONE
 
 
 class PixelData(NamedTuple):
@@ -63,62 +65,72 @@ def pixel_data(levels: Tensor, sent: QuantizedLatents, rows: np.ndarray) -> Pixe
     )
 
 
-class FloatPixels(FloatNetwork):
-    """The network of a UQDM's pixels in floats. One unit is four levels.
+class PixelLoss(nn.Module):
+    """Bits of the levels of crops under the context network of a UQDM's pixels.
 
     Args:
+        network: the network.
         rows: as of :func:`.interval_pixels.coefficients`.
 
     Attributes:
         half_lengths: half the length of the interval of each stage, in levels.
         width: length of that of the last stage.
         noise_width: width of the noise of the last stage, in levels.
+        decoded: phases that each subset sees the levels of, as of :class:`.PixelNetwork`.
     """
 
-    def __init__(self, rows: np.ndarray):
-        super().__init__(PLANES)
+    def __init__(self, network: PixelNetwork, rows: np.ndarray):
+        super().__init__()
+        self.network, self.decoded = network, network.decoded
         self.half_lengths = [float(r) / (1 << POSITION_BITS) for r in rows[:, 2]]
         self.width = 2 * self.half_lengths[-1]
         self.noise_width = self.width / (1 + 2 * MARGIN)
 
     def forward(self, data: PixelData, noise: Tensor) -> Tensor:
-        """Bits of the values of every group, ``[12]``, summed.
+        """Return the bits of the values of every subset, summed, ``[12]``.
 
         Args:
             data: crops of even sides.
             noise: of the last latent, uniform in [-1/2, 1/2), ``[n, 3, H, W]``.
         """
-        seen = self.seen(data, noise)
-        change, shared = self.trunk(torch.cat([seen.guess, seen.planes], 1), seen.guess)
-        guess = (seen.guess + change).clamp(-INPUT_LIMIT, INPUT_LIMIT)
-        move, log_scale = self.groups(seen.level, guess, shared)
-
-        x, low, high, middle = (in_phases(t)[:, ORDER] for t in seen.pixels)
-        location = middle + 4 * (change[:, ORDER] + move)
-        log_scale = log_scale + math.log(SCALE_AT_ZERO * self.width)
-        # gradients come through the bounds: else a scale at one would stay there
-        bounded = log_scale.clamp(LOG_SCALE_LOW, math.log(self.width))
-        scale = (log_scale + (bounded - log_scale).detach()).exp()
-        first, last = low.ceil().clamp(0, 255), high.floor().clamp(0, 255)
-        nats = log_mass(location, scale, first, last) - log_mass(location, scale, x, x)
-        return nats.sum((0, 2, 3)) / math.log(2)
+        network, inputs = self.network, self.inputs(data, noise)
+        features = network.features(torch.cat([inputs.guess, inputs.planes], 1))
+        change = network.improve(F.pad(inputs.guess, (1, 1, 1, 1)), features)
+        guess = (inputs.guess + change).clamp(-INPUT_MAX, INPUT_MAX)
+        at_zero = math.log(SCALE_AT_ZERO * self.width)
+        bits = []
+        for g in range(len(CODING_ORDER)):
+            picture = torch.where(self.decoded[g][:, None, None], inputs.level, guess)
+            _, out = network(F.pad(picture, (1, 1, 1, 1)), features, g)
+            move, log_scale = (out.float() / (1 << SUM_BITS)).unbind(1)
+            x, low, high, middle = (plane[:, channel_of(g)] for plane in inputs.pixels)
+            location = middle + 4 * (change[:, channel_of(g)] / _ONE + move)
+            log_scale = log_scale + at_zero
+            # gradients come through the bounds: else a scale at one would stay there
+            bounded = log_scale.clamp(LOG_SCALE_LOW, math.log(self.width))
+            scale = (log_scale + (bounded - log_scale).detach()).exp()
+            first, last = low.ceil().clamp(0, 255), high.floor().clamp(0, 255)
+            nats = log_mass(location, scale, first, last) - log_mass(location, scale, x, x)
+            bits.append(nats.sum() / math.log(2))
+        return torch.stack(bits)
 
     @torch.no_grad()
     def start(self, data: PixelData) -> None:
-        """Fit the linear paths alone, by least squares; the rest then learns faster.
+        """Fit the linear paths, by least squares; the rest then learns faster.
 
         Residuals count less the larger they are, as under the logistic's tails.
         """
-        seen = self.seen(data, torch.rand(data.levels.shape) - 0.5)
-        x, _, _, middle = seen.pixels
-        error = in_phases((x - middle) / 4).flatten(2)
-        around = F.unfold(torch.cat([seen.guess, seen.level], 1), 3, padding=1)
-        around = around.unflatten(1, (2 * len(CODING_ORDER), 9))
-        sees = torch.cat([1 - self.decoded, self.decoded], 1)
+        inputs = self.inputs(data, torch.rand(data.levels.shape) - 0.5)
+        x, _, _, middle = inputs.pixels
+        error = ((x - middle) / 4).flatten(2)
+        planes = torch.cat([inputs.guess, inputs.level], 1) / _ONE
+        around = F.unfold(planes, 3, padding=1).unflatten(1, (2 * len(CODING_ORDER), 9))
+        sees = torch.cat([~self.decoded, self.decoded], 1)
+        conv, head = self.network.conv, self.network.head
         for g in range(len(CODING_ORDER)):
             visible = sees[g].nonzero()[:, 0]
             A = around[:, visible].flatten(1, 2).transpose(1, 2).flatten(0, 1).double()
-            y = error[:, ORDER[g]].flatten().double()
+            y = error[:, channel_of(g)].flatten().double()
             weight = torch.ones_like(y)
             for _ in range(3):
                 weighted = (A * weight[:, None]).T
@@ -127,11 +139,12 @@ class FloatPixels(FloatNetwork):
                 residual = y - A @ solution
                 weight = 1 / (residual * residual + 0.02)
             linear = solution.float().view(-1, 3, 3)
-            self.w["conv"][g, -1][visible % len(CODING_ORDER)] = linear
+            conv.weight[g, -1][visible % len(CODING_ORDER)] = linear
             scale = 0.5 * 4 * residual.std().item()
-            self.w["head_bias"][g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
+            head.bias[g, 1] = math.log(scale / (SCALE_AT_ZERO * self.width))
 
-    def seen(self, data: PixelData, noise: Tensor) -> "Seen":
+    def inputs(self, data: PixelData, noise: Tensor) -> "PixelInputs":
+        """Return what the network sees of crops; arguments as of :meth:`forward`."""
         x = data.levels.float()
         v = x + self.noise_width * noise
         low, high = torch.full_like(x, -0.5), torch.full_like(x, 255.5)
@@ -145,10 +158,7 @@ class FloatPixels(FloatNetwork):
         middle = (low + high) / 2
         mean = F.avg_pool2d(F.pad(middle, (2, 2, 2, 2), mode="replicate"), 5, 1)
         guess, level = (
-            rounded(
-                in_phases(value - mean).clamp(-4 * INPUT_LIMIT, 4 * INPUT_LIMIT) / 4,
-                INPUT_BITS,
-            )
+            rounded(in_phases(value - mean).clamp(-4 * _LIMIT, 4 * _LIMIT), _ONE / 4)
             for value in (middle, x)
         )
         planes = [
@@ -156,15 +166,17 @@ class FloatPixels(FloatNetwork):
             data.log_scales.clamp(-6, 4) / 2,
             (high - low) / (self.width / 2) - 2,
         ]
-        planes = [rounded(in_phases(p), INPUT_BITS) for p in planes]
-        return Seen((x, low, high, middle), guess, level, torch.cat(planes, 1))
+        planes = [rounded(in_phases(p), _ONE) for p in planes]
+        pixels = tuple(in_phases(p) for p in (x, low, high, middle))
+        return PixelInputs(pixels, guess, level, torch.cat(planes, 1))
 
 
-class Seen(NamedTuple):
-    """Inputs of the network."""
+class PixelInputs(NamedTuple):
+    """Inputs of the network, integers, and what its loss follows from."""
 
-    pixels: tuple[Tensor, Tensor, Tensor, Tensor]
-    """Levels, and lower end, upper end and middle of their intervals, ``[n, 3, H, W]``."""
+    pixels: tuple[Tensor, ...]
+    """Phases of levels, and of lower end, upper end and middle of their intervals, in
+    levels, ``[n, 12, h, w]``."""
 
     guess: Tensor  # phases of the guess less the mean around it, [n, 12, h, w]
     level: Tensor  # those of the level
@@ -172,16 +184,16 @@ class Seen(NamedTuple):
 
 
 def fit_pixels(
-    network: FloatPixels, data: PixelData, steps: int, batch: int, rate: float
+    loss: PixelLoss, data: PixelData, steps: int, batch: int, rate: float
 ) -> list[float]:
     """Fit the network; its bits per pixel, a mean of every fifty steps."""
 
     def bpp(at: Tensor) -> Tensor:
         chosen = _turned(data.chosen(at))
         noise = torch.rand(chosen.levels.shape) - 0.5
-        return network(chosen, noise).sum() / chosen.levels[:, 0].numel()
+        return loss(chosen, noise).sum() / chosen.levels[:, 0].numel()
 
-    return fit(network, bpp, len(data.levels), steps, batch, rate)
+    return fit(loss.network, bpp, len(data.levels), steps, batch, rate)
 
 
 def _turned(data: PixelData) -> PixelData:

@@ -33,12 +33,12 @@ from compressai_uqdm.families.uqdm.context_files import (
     read_contexts,
     save_contexts,
 )
+from compressai_uqdm.families.uqdm.context_network import LatentContextNetwork
 from compressai_uqdm.families.uqdm.context_pixels import (
     ContextPixels,
     LevelInterval,
     LevelTables,
 )
-from compressai_uqdm.families.uqdm.context_prior import ContextPrior
 from compressai_uqdm.families.uqdm.diffusion import (
     DiffusionConfig,
     NoiseSchedule,
@@ -56,7 +56,7 @@ from compressai_uqdm.models.coding import Encoder
 from compressai_uqdm.models.streaming import PictureDecoder
 from compressai_uqdm.quantization.dither import dither, prior_sample, z_1_points
 from compressai_uqdm.quantization.lattice import LatticePoints, from_lattice
-from compressai_uqdm.training.pixels import FloatPixels, PixelData
+from compressai_uqdm.training.pixels import PixelData, PixelLoss
 from compressai_uqdm.zoo import RECIPES
 
 WIDTH = 38384  # of uqdm-tiny's intervals
@@ -66,9 +66,11 @@ TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 def random_network(seed: int, largest: int, planes: int = 3) -> PixelNetwork:
     generator = torch.Generator().manual_seed(seed)
     network = PixelNetwork(planes)
-    for name, buffer in network.named_buffers():
+    arrays = {}
+    for name, array in network.integer_arrays().items():
         top = largest * 60 if name.endswith("bias") else largest
-        buffer.copy_(torch.randint(-top, top + 1, buffer.shape, generator=generator))
+        arrays[name] = torch.randint(-top, top + 1, array.shape, generator=generator)
+    network.load_state_dict(arrays)
     network.check()
     return network
 
@@ -89,7 +91,7 @@ class InIntegers:
     """What docs/format.md says, value by value, in NumPy's int64."""
 
     def __init__(self, network: PixelNetwork, known: LevelInterval):
-        self.w = {n: b.numpy().astype(np.int64) for n, b in network.named_buffers()}
+        self.w = {n: a.astype(np.int64) for n, a in network.integer_arrays().items()}
         self.first = -(-known.low // 4096)
         self.last = np.maximum(known.high // 4096, self.first)
         _, H, W = known.low.shape
@@ -214,7 +216,7 @@ def test_floats_compute_the_integers(
         share = math.exp(np.log(notes.take()).sum() / max(column.size, 1))
         subset(expected, g)[...] = p / 2**24 * share
     assert same(prior.likelihoods(levels, known), expected)
-    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._BAND", 2)
+    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._CHUNK", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -225,14 +227,15 @@ def test_floats_compute_the_integers(
 
 
 def test_weights_whose_sums_could_round_are_refused(tmp_path: Path) -> None:
-    contexts = Contexts([ContextPrior()], random_network(0, 3))
+    contexts = Contexts([LatentContextNetwork()], random_network(0, 3))
     save_contexts(tmp_path / "c.npz", contexts)
     again = read_contexts(tmp_path / "c.npz")
     assert len(again.latents) == 1
-    assert torch.equal(again.pixels.conv, contexts.pixels.conv)
+    assert torch.equal(again.pixels.conv.weight, contexts.pixels.conv.weight)
     for name in ("trunk_0", "trunk_2", "estimate_conv", "conv", "mix", "head"):
         network = random_network(0, 3)
-        getattr(network, name)[:] = 2000
+        with torch.no_grad():
+            dict(network.integer_layers())[name].weight.fill_(2000 / 256)
         expected = "estimate" if name == "estimate_conv" else name
         with pytest.raises(ValueError, match=f"'{expected}' are too large"):
             network.check()
@@ -559,25 +562,40 @@ def test_more_of_the_last_stage_is_never_worse(photograph: Image.Image) -> None:
 # ---- fitting ----
 
 
-def test_rounding_costs_little(squares: np.ndarray) -> None:
-    """The network as it is trained against its integers, in bits of the same levels."""
+def test_what_is_trained_is_what_codes(squares: np.ndarray, tmp_path: Path) -> None:
+    """A network trained for some steps, saved as integers: the same loss and bits."""
     torch.manual_seed(0)
     steps = NoiseSchedule(DiffusionConfig()).steps()[:1]
     rows = coefficients(steps)
     rows[0, 2] = WIDTH // 2
-    floats = FloatPixels(rows)
-    floats.from_integers(read_contexts(RECIPES["uqdm-tiny-ctx"].contexts).pixels)
-    prior = ContextPixels(floats.to_integers())
-    prior.build(WIDTH)
+    network = read_contexts(RECIPES["uqdm-tiny-ctx"].contexts).pixels
+    loss = PixelLoss(network, rows)
     levels = torch.from_numpy(squares[:2]).permute(0, 3, 1, 2).contiguous()
     noise = torch.rand(levels.shape) - 0.5
     x_hat = (levels + torch.randn(levels.shape)).mul(16).round() / 16
     data = PixelData(
         levels, torch.empty(2, 0, *levels.shape[1:]), x_hat, torch.full(levels.shape, -1.0)
     )
-    bits = floats(data, noise).sum().item()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        losses.append(loss(data, noise).sum())
+        losses[-1].backward()
+        optimizer.step()
+        network.keep_sums_small()
+    assert losses[-1] < losses[0]
+    assert all((p.grad != 0).any() for p in network.parameters())
+    bits = loss(data, noise).sum().item()
+    save_contexts(tmp_path / "c.npz", Contexts([], network))
+    saved = read_contexts(tmp_path / "c.npz").pixels
+    with torch.no_grad():
+        assert PixelLoss(saved, rows)(data, noise).sum().item() == bits
+
+    prior = ContextPixels(saved)
+    prior.build(WIDTH)
     half = WIDTH // 2
-    v = (4096 * (levels + floats.width / (1 + 2 / 4096) * noise).double()).round().numpy()
+    v = (4096 * (levels + loss.width / (1 + 2 / 4096) * noise).double()).round().numpy()
     v, total = v.astype(np.int64), 0.0
     low, high = (v - half).clip(-2048, 255 * 4096), (v + half).clip(0, 255 * 4096 + 2048)
     for b in range(2):

@@ -26,42 +26,44 @@ from compressai_uqdm.families.uqdm.context_files import (
     read_contexts,
     save_contexts,
 )
-from compressai_uqdm.families.uqdm.context_prior import (
+from compressai_uqdm.families.uqdm.context_network import (
     INPUT_BITS,
     INPUT_MAX,
-    ContextConditional,
-    ContextPrior,
+    LatentContextNetwork,
 )
+from compressai_uqdm.families.uqdm.context_prior import ContextConditional
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork
 from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from compressai_uqdm.quantization.dither import dither
 from compressai_uqdm.quantization.lattice import from_lattice
-from compressai_uqdm.training.context import FloatContext, collect, read_crops
+from compressai_uqdm.training.context import ContextLoss, collect, read_crops
 from compressai_uqdm.zoo import RECIPES
 
 TINY = UNetConfig(embedding_dim=8, norm_groups=2)
 
 
-def random_context(seed: int, largest: int) -> ContextPrior:
+def random_context(seed: int, largest: int) -> LatentContextNetwork:
     generator = torch.Generator().manual_seed(seed)
-    context = ContextPrior()
-    for name, buffer in context.named_buffers():
+    context = LatentContextNetwork()
+    arrays = {}
+    for name, array in context.integer_arrays().items():
         top = largest * 40 if name.endswith("bias") else largest
-        buffer.copy_(torch.randint(-top, top + 1, buffer.shape, generator=generator))
+        arrays[name] = torch.randint(-top, top + 1, array.shape, generator=generator)
+    context.load_state_dict(arrays)
     context.check()
     return context
 
 
 def in_integers(
-    context: ContextPrior, inputs: np.ndarray, g: int
+    context: LatentContextNetwork, inputs: np.ndarray, g: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The network again, value by value, in Python's and NumPy's integers.
 
     Hidden activations and outputs.
     """
     _, (row, column) = CODING_ORDER[g]
-    w = {name: b[g].numpy().astype(np.int64) for name, b in context.named_buffers()}
+    w = {name: a[g].astype(np.int64) for name, a in context.integer_arrays().items()}
     plane = inputs.astype(np.int64)
     H, W = plane.shape[1] - 4, plane.shape[2] - 4
     out = np.zeros((2, len(range(row, H, 2)), len(range(column, W, 2))), np.int64)
@@ -93,12 +95,12 @@ def test_floats_compute_the_integers(largest: int) -> None:
         for n in (1, 2):
             torch.set_num_threads(n)
             try:
-                found = context(inputs, g)
+                found = context.run_subset(inputs, g)
             finally:
                 torch.set_num_threads(threads)
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
         with torch.autocast("cpu"):
-            found = context(inputs, g)
+            found = context.run_subset(inputs, g)
         assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
 
 
@@ -106,18 +108,19 @@ def test_bands_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     context = random_context(1, 60)
     rng = np.random.default_rng(0)
     inputs = rng.integers(-9, 9, (9, 41 + 4, 30 + 4)).astype(np.float32)
-    whole = [context(inputs, g) for g in range(12)]
-    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._BAND", 3)
+    whole = [context.run_subset(inputs, g) for g in range(12)]
+    monkeypatch.setattr("compressai_uqdm.integer.arithmetic._CHUNK", 3)
     for g in range(12):
-        assert all((a == b).all() for a, b in zip(whole[g], context(inputs, g)))
+        assert all((a == b).all() for a, b in zip(whole[g], context.run_subset(inputs, g)))
 
 
 def test_weights_whose_sums_could_round_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "context.npz"
     context = random_context(0, 3)
     save_contexts(path, Contexts([context], PixelNetwork(3)))
-    assert torch.equal(read_contexts(path).latents[0].mix, context.mix)
-    context.conv[3, 2] = 30000
+    assert torch.equal(read_contexts(path).latents[0].mix.weight, context.mix.weight)
+    with torch.no_grad():
+        context.conv.weight[3, 2] = 30000 / 256
     with pytest.raises(ValueError, match="'conv' are too large.* below 2"):
         context.check()
     save_contexts(path, Contexts([context], PixelNetwork(3)))
@@ -316,38 +319,63 @@ def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
         torch.testing.assert_close(bits[certain], -p[certain].log2(), rtol=1e-6, atol=1e-6)
         total = log[f"stage {i + 1}"]["without"]
         assert total == pytest.approx(bits.sum().item() / (2 * 64 * 64), rel=1e-4)
-        blank = FloatContext(prior)  # corrects nothing before it learns
+        blank = ContextLoss(
+            LatentContextNetwork(), prior
+        )  # corrects nothing before it learns
         assert blank(*stage).sum().item() == pytest.approx(bits.sum().item(), rel=1e-4)
 
     coder = UQDM.from_checkpoint(arguments[0], contexts=tmp_path / "c.npz")
     x = crops[:1, :, :20, :20] / 255
     out = coder.compress(x)
     assert (coder.decompress(**out)["x_hat"] == x).all()
-    fitted = torch.from_numpy(np.load(arguments[2])["2.conv"])
-    assert torch.equal(coder.latent_priors[2].context.conv, fitted)
+    fitted = np.load(arguments[2])["2.conv"]
     again = UQDM.from_state_dict(coder.state_dict())  # they travel with it
-    assert torch.equal(again.latent_priors[2].context.conv, fitted)
+    for model in (coder, again):
+        context = model.latent_priors[2].context
+        assert np.array_equal(context.integer_arrays()["conv"], fitted)
 
 
-def test_rounding_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The float network against its integers, in bits of made-up residuals."""
+def test_what_is_trained_is_what_codes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A trained network, saved as integers: the same loss, outputs and bits."""
     torch.manual_seed(0)
-    floats = FloatContext(UniformNoiseConditional())
-    with torch.no_grad():
-        floats.w["head"].normal_(std=0.05)
-        floats.w["conv"][:, -1].normal_(std=0.02)
     prior = ContextConditional().eval()
     prior.update()
-    prior.context = floats.to_integers()
     scales = (torch.rand(2, 3, 32, 32) * 3 + 0.1).contiguous()
     scales = prior.scale_table[prior.build_indexes(scales).long()]
     means = torch.randn(scales.shape)
-    inputs = means + scales * torch.randn(scales.shape)
+    inputs = means + scales * (0.5 + torch.randn(scales.shape))
     none = np.zeros((2, 17), np.int64)
     monkeypatch.setattr(head_adaptation, "adapt_head", lambda *_: none)
-    outputs, likelihoods = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
+    outputs, _ = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
     residuals = ((outputs - means) * 32).round()
-    expected = floats(residuals, scales).sum().item()
+
+    network = LatentContextNetwork()
+    loss = ContextLoss(network, UniformNoiseConditional())
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(loss(residuals, scales).sum())
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.97 * losses[0]
+    assert all((p.grad != 0).any() for p in network.parameters())
+
+    save_contexts(tmp_path / "c.npz", Contexts([network], PixelNetwork(3)))
+    saved = read_contexts(tmp_path / "c.npz").latents[0]
+    planes = torch.randint(-255, 256, (2, 9, 13, 15)).float()
+    for g in (0, 5, 11):
+        for ours, theirs in zip(network(planes, g), saved(planes, g)):
+            assert torch.equal(ours, theirs)
+    expected = loss(residuals, scales).sum().item()
+    assert (
+        ContextLoss(saved, UniformNoiseConditional())(residuals, scales).sum() == expected
+    )
+    prior.context = saved
+    _, likelihoods = prior(inputs, scales, means, dither(0, 0, (3, 32, 32)))
+    # tables have steps that floats have not
     assert -likelihoods.log2().sum().item() == pytest.approx(expected, rel=2e-3)
 
 

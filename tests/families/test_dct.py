@@ -27,10 +27,7 @@ from compressai_uqdm.entropy_models import head_adaptation
 from compressai_uqdm.families.dct import coefficient_scales
 from compressai_uqdm.families.dct import pixel_prior as pixels
 from compressai_uqdm.families.dct.block_order import BlockOrder
-from compressai_uqdm.families.dct.context_network import (
-    SubbandContextLayer,
-    fractional_bits,
-)
+from compressai_uqdm.families.dct.context_network import SubbandContextLayer
 from compressai_uqdm.families.dct.model import draw_grids
 from compressai_uqdm.families.dct.transform import (
     BLOCK,
@@ -152,8 +149,7 @@ def test_noise_is_uniform_and_independent_of_the_value() -> None:
 
 def reference(group: SubbandContextLayer, state: np.ndarray) -> np.ndarray:
     """Location and log scale, by NumPy's 64-bit integers."""
-    w = {name: np.rint(p.detach().numpy() * 2.0 ** fractional_bits(name)).astype(np.int64)
-         for name, p in group.named_parameters()}  # fmt: skip
+    w = {name: a.astype(np.int64) for name, a in group.integer_arrays().items()}
 
     def activate(sums: np.ndarray) -> np.ndarray:
         half, one = 1 << 7, 1 << 8
@@ -181,8 +177,9 @@ def test_floats_compute_the_integers(net: CosineUQDM) -> None:
             for name, places in (("same_parity", 5), ("opposite_parity", 4)):
                 at = torch.from_numpy(rng.integers(0, 51, (50, places)))
                 sums = group.propagate_context(name, torch.from_numpy(padded).float(), at)
-                weight = group.fixed(name).detach().numpy().astype(np.int64)
-                bias = group.fixed(f"{name}_bias").detach().numpy().astype(np.int64)
+                arrays = group.integer_arrays()
+                weight = arrays[name].astype(np.int64)
+                bias = arrays[f"{name}_bias"].astype(np.int64)
                 exact = padded[at].reshape(50, -1) @ weight.T + bias
                 assert (sums.detach().numpy() == exact).all()
 
@@ -190,7 +187,7 @@ def test_floats_compute_the_integers(net: CosineUQDM) -> None:
 def test_weights_whose_sums_could_round_are_refused() -> None:
     net = small()
     with torch.no_grad():
-        net.latent_priors[0].steps()[5].layer.mix[3] += 20
+        net.latent_priors[0].steps()[5].layer.mix.weight[3] += 20
     with pytest.raises(ValueError, match="'mix' are too large: a sum may reach .* below 2"):
         net.update(force=True)
 
@@ -229,15 +226,15 @@ def test_compiled_networks_give_the_same_integers(net: CosineUQDM) -> None:
     group = net.latent_priors[1].layers[20]
     assert isinstance(group, SubbandContextLayer)
     state = torch.randint(-20000, 20000, (500, 96), generator=generator).double()
-    window = torch.randint(-512, 513, (9, 43, 63), generator=generator).float()
-    blocks = torch.randint(-(2**20), 2**20, (48, 20, 30), generator=generator).float()
+    window = torch.randint(-512, 513, (1, 9, 43, 63), generator=generator).float()
+    blocks = torch.randint(-(2**20), 2**20, (1, 48, 20, 30), generator=generator).float()
     network = net.pixel_prior.network
     with torch.no_grad():
         assert torch.equal(
             torch.compile(group.entropy_parameters)(state), group.entropy_parameters(state)
         )
-        expected = network.layers(window, blocks, 5)
-        for a, b in zip(torch.compile(network.layers)(window, blocks, 5), expected):
+        expected = network(window, blocks, 5)
+        for a, b in zip(torch.compile(network)(window, blocks, 5), expected):
             assert torch.equal(a, b)
 
 

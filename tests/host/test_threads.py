@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from compressai_uqdm import CosineUQDM
-from compressai_uqdm.families.dct import model as cosine
+from compressai_uqdm.families.dct import pixel_posterior
 from compressai_uqdm.integer import arithmetic as integer
 from compressai_uqdm.threads import parallel_map
 from compressai_uqdm.zoo import RECIPES
@@ -102,8 +102,8 @@ def test_strings_and_pictures_are_the_same(
     with threads(1):
         strings = net.compress(x)["strings"]
         expected = net.decompress(strings, x.shape[-2:], progressive=True)["x_hats"]
-    monkeypatch.setattr(integer, "_BAND", 1 << 9)
-    monkeypatch.setattr(cosine, "_AT_ONCE", 1 << 6)
+    monkeypatch.setattr(integer, "_CHUNK", 1 << 9)
+    monkeypatch.setattr(pixel_posterior, "_AT_ONCE", 1 << 6)
     for n in (1, 2):
         with threads(n):
             assert net.compress(x)["strings"] == strings

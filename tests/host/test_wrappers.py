@@ -9,18 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 
+from compressai.optimizers import net_aux_optimizer
 from fake_cuda import fake_cuda
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from compressai_uqdm import CosineUQDM
+from compressai_uqdm.families.uqdm.context_files import Contexts, save_contexts
 from compressai_uqdm.fingerprint import digest
-from compressai_uqdm.integer.arithmetic import IntegerNetwork
 from compressai_uqdm.models.base import ProgressiveModel
 from compressai_uqdm.zoo import ASSETS, RECIPES
 
@@ -116,21 +118,34 @@ def test_copies(kind: str, name: str, net: Model) -> None:
 def test_weights_of_integers_are_short_in_files(
     name: str, net: Model, tmp_path: Path
 ) -> None:
-    """As they always were; but no process can send such to another."""
-    assert all(t.dtype != torch.int16 for t in [*net.parameters(), *net.buffers()])
-    integers = {
-        f"{prefix}.{weight}": weight.endswith("bias")
-        for prefix, module in net.named_modules()
-        if isinstance(module, IntegerNetwork)
-        for weight, _ in module.named_buffers()
-    }
-    state = net.state_dict()
-    for key, is_bias in integers.items():
-        assert state[key].dtype == (torch.int32 if is_bias else torch.int16)
+    """No process can send int16 to another, so models hold none."""
+    tensors = [*net.parameters(), *net.buffers(), *net.state_dict().values()]
+    assert all(t.dtype != torch.int16 for t in tensors)
+    file = tmp_path / "weights.npz"
     if isinstance(net, CosineUQDM):
-        net.save_integers(tmp_path / "weights.npz")
-        found = (tmp_path / "weights.npz").stat().st_size
-        assert found <= (ASSETS / "uqdm-photo/weights.npz").stat().st_size * 1.02
+        net.save_integers(file)
+        packaged = ASSETS / "uqdm-photo/weights.npz"
+    elif name == "uqdm-nano-ctx":
+        contexts = [prior.context for prior in list(net.latent_priors)[: net.latent_stages]]
+        save_contexts(file, Contexts(contexts, net.pixel_prior.network))
+        packaged = ASSETS / "uqdm-nano/contexts.npz"
+    else:
+        return
+    assert file.stat().st_size <= packaged.stat().st_size * 1.001
+    with np.load(file) as written, np.load(packaged) as before:
+        assert sorted(written) == sorted(before)
+        for key in written:
+            assert written[key].dtype == before[key].dtype
+            assert np.array_equal(written[key], before[key])
+
+
+def test_optimizers_take_all_parameters(name: str, net: Model) -> None:
+    """CompressAI's refuse models with frozen ones."""
+    kinds = {"net": {"type": "Adam", "lr": 1e-4}, "aux": {"type": "Adam", "lr": 1e-3}}
+    found = net_aux_optimizer(net, kinds)
+    assert sum(len(o.param_groups[0]["params"]) for o in found.values()) == len(
+        list(net.parameters())
+    )
 
 
 # ---- types and formats ----

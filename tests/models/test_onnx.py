@@ -38,17 +38,6 @@ class Step(nn.Module):
         return self.group.entropy_parameters(state), *sums
 
 
-class Picture(nn.Module):
-    """What improves the picture of a stage."""
-
-    def __init__(self, network: PictureFilter):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network.layers(x)
-
-
 class Pixels(nn.Module):
     """A group of the exact end."""
 
@@ -57,7 +46,7 @@ class Pixels(nn.Module):
         self.network, self.g = network, g
 
     def forward(self, window: Tensor, of_blocks: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.layers(window, of_blocks, self.g)
+        return self.network(window, of_blocks, self.g)
 
 
 def integers(low: int, high: int, *shape: int) -> Tensor:
@@ -115,17 +104,19 @@ def test_steps(net: CosineUQDM, step: int, tmp_path: Path) -> None:
 def test_pictures(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = PictureFilter()
-    for _, weight in network.named_buffers():  # those of a model may all be zero
-        weight.copy_(integers(-40, 40, *weight.shape))
+    arrays = network.integer_arrays()  # those of a model may all be zero
+    network.load_state_dict(
+        {n: integers(-40, 40, *a.shape).int() for n, a in arrays.items()}
+    )
     network.check()
-    sides = {1: Dim.AUTO, 2: Dim.AUTO}
-    check(Picture(network), [integers(-512, 512, 24, 21, 30)], [sides], tmp_path)
+    sides = {2: Dim.AUTO, 3: Dim.AUTO}
+    check(network, [integers(-512, 512, 1, 24, 21, 30)], [sides], tmp_path)
 
 
 @pytest.mark.parametrize("g", [0, 11])
 def test_pixels(net: CosineUQDM, g: int, tmp_path: Path) -> None:
-    window = integers(-512, 512, 9, 2 * 13 + 3, 2 * 17 + 3)
+    window = integers(-512, 512, 1, 9, 2 * 13 + 3, 2 * 17 + 3)
     network = net.pixel_prior.network
-    of_blocks = integers(-(1 << 15), 1 << 15, network.conv_bias.shape[1], 13, 17)
-    sides = {1: Dim.AUTO, 2: Dim.AUTO}
+    of_blocks = integers(-(1 << 15), 1 << 15, 1, 48, 13, 17)
+    sides = {2: Dim.AUTO, 3: Dim.AUTO}
     check(Pixels(network, g), [window, of_blocks], [sides] * 2, tmp_path)

@@ -18,6 +18,7 @@ gradients through, so training runs the same arithmetic.
 import math
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +33,7 @@ from ...bitstream.symbols import SymbolCoder
 from ...entropy_models.logistic import log_mass
 from ...entropy_models.uniform_noise import log_span
 from ...fingerprint import Fingerprint
+from ...integer.arithmetic import WEIGHT_BITS, rounded
 from ...precision import SinglePrecision
 from ...quantization.nested import POINTS, NestedGrid
 from ...settings import exact_floats
@@ -39,14 +41,7 @@ from .block_order import OPPOSITE_PARITY, BlockOrder
 from .coefficient_coding import CELL_MAX, StageCoding
 from .coefficient_posterior import CoefficientPosterior
 from .coefficient_scales import LOG_SCALES, SCALE_SPAN, TAILS, dead_zone_index, scale_table
-from .context_network import (
-    AT_ONCE,
-    SUM_BITS,
-    WEIGHT_BITS,
-    SubbandContextLayer,
-    context_features,
-    rounded,
-)
+from .context_network import AT_ONCE, SUM_BITS, SubbandContextLayer, context_features
 from .transform import N_COEFFICIENTS, N_COLOURS, SUBBANDS
 
 __all__ = ["CodingStep", "CoefficientPrior", "SubsetCallback"]
@@ -118,13 +113,10 @@ class CoefficientPrior(SinglePrecision, nn.Module):
             for channels in SUBBANDS
             for _ in (0, 1)
         )
-        # No subset follows that the last ones could inform, and DistributedDataParallel
-        # waits for a gradient of every parameter that may have one.
-        last = ("same_parity",), ("same_parity", "opposite_parity")
-        for layer, names in zip(self.layers[-2:], last):
-            for name in names:
-                layer.get_parameter(name).requires_grad_(False)
-                layer.get_parameter(f"{name}_bias").requires_grad_(False)
+        # no subset follows that the last ones could inform: no loss trains these weights
+        (_, _, before), (_, _, last) = self.steps()[-2:]
+        for layer in (before.same_parity, last.same_parity, last.opposite_parity):
+            layer.set_trained(False)
 
     def steps(self) -> list[CodingStep]:
         """Return the steps of a stage, in coding order."""
@@ -154,19 +146,18 @@ class CoefficientPrior(SinglePrecision, nn.Module):
         """
         yield "coefficient_std", self.coefficient_std.cpu().numpy()
         yield "dc_predictor", self.dc_predictor.detach().cpu().numpy()
-        for name, _ in self.steps()[0].layer.named_parameters():
-            kind = np.int32 if name.endswith("bias") else np.int16
-            fixed = [layer.fixed(name).detach().flatten() for _, _, layer in self.steps()]
-            yield f"layers.{name}", torch.cat(fixed).cpu().numpy().astype(kind)
+        layers = [layer.integer_arrays() for _, _, layer in self.steps()]
+        for name in layers[0]:
+            yield f"layers.{name}", np.concatenate([a[name].ravel() for a in layers])
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        for name, _ in self.steps()[0].layer.named_parameters():
+        for name, (path, _) in self.steps()[0].layer.arrays().items():
             weights = state_dict.pop(f"{prefix}layers.{name}", None)
             if weights is None:
                 continue
-            shapes = [getattr(layer, name).shape for _, _, layer in self.steps()]
+            shapes = [attrgetter(path)(layer).shape for _, _, layer in self.steps()]
             sizes = [shape.numel() for shape in shapes]
             if weights.shape != (sum(sizes),):
                 raise RuntimeError(
@@ -185,9 +176,9 @@ class CoefficientPrior(SinglePrecision, nn.Module):
         predictor = self.dc_predictor.detach().cpu().numpy()
         yield "dc_predictor", np.rint(predictor * 2**WEIGHT_BITS)
         for i, (_, _, layer) in enumerate(self.steps()):
-            for name, _ in layer.named_parameters():
-                # integers have no -0.0, whose bytes differ
-                yield f"{i}.{name}", layer.fixed(name).detach().cpu().numpy() + 0.0
+            for name, array in layer.fingerprint():
+                # as real numbers: so is the digest in files
+                yield f"{i}.{name}", array.astype(np.float64)
 
     def stage_fingerprint(self, step: int, dead_zone: float) -> Fingerprint:
         """Yield what a bitstream of one stage depends on beside :meth:`fingerprint`."""

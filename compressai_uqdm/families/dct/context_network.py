@@ -1,9 +1,7 @@
-"""The context network of DCT coefficients, in integers."""
+"""The context network of DCT coefficients, in integers (:mod:`compressai_uqdm.integer`)."""
 
 import functools
 import math
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,50 +9,20 @@ import torch.nn as nn
 
 from torch import Tensor
 
+from ...integer.arithmetic import HIDDEN_MAX, WEIGHT_BITS, activate
+from ...integer.layers import FixedPoint, IntegerBias, IntegerLinear
+from ...integer.network import IntegerNetwork
 from ...quantization.nested import POINTS
 from .block_order import OPPOSITE_PARITY, SAME_PARITY
 
-__all__ = [
-    "SubbandContextLayer",
-    "activate_sums",
-    "context_features",
-    "fractional_bits",
-    "rounded",
-]
+__all__ = ["SubbandContextLayer", "context_features"]
 
-# Fractional bits and bounds of the fixed-point numbers.
-WEIGHT_BITS = 8
 ACTIVATION_BITS = 4
+"""Fractional bits of features and hidden activations."""
+
 FEATURE_MAX = 127
-HIDDEN_MAX = 1023
 SUM_BITS = WEIGHT_BITS + ACTIVATION_BITS
-EXACT = 1 << 24
 AT_ONCE = 1 << 13  # blocks, to bound memory
-
-
-class _Rounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return (x * factor).round_()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
-
-
-def rounded(x: Tensor, factor: float = 1.0) -> Tensor:
-    """The integers nearest to multiples of x, with the gradient of these multiples."""
-    return _Rounded.apply(x, factor)
-
-
-def activate_sums(sums: Tensor) -> Tensor:
-    """A layer's activations, float32, from its sums: rounded, ReLU, with an upper bound.
-
-    Sums from 2^24 on are beyond the bound, and so they are where a float32 rounds them.
-    """
-    # whose gradient takes one pass; clamp's takes three
-    return nn.functional.hardtanh(rounded(sums.float(), 2.0**-WEIGHT_BITS), 0, HIDDEN_MAX)
 
 
 @functools.cache
@@ -101,59 +69,45 @@ def context_features(
     return found
 
 
-def fractional_bits(name: str) -> int:
-    """Fractional bits of a parameter; those of biases are those of sums."""
-    return SUM_BITS if name.endswith("bias") else WEIGHT_BITS
-
-
-class SubbandContextLayer(nn.Module):
+class SubbandContextLayer(IntegerNetwork):
     """Weights of one step.
 
+    Activations are rounded to the nearest, halves to even.
+
     Args:
-        n: coefficients of the group.
+        n: coefficients of the subset.
         hidden: width of the state.
+
+    Attributes:
+        state: bias of the state.
+        mix, head: the second layer and the outputs.
+        same_parity, opposite_parity: what features add to states.
     """
+
+    file_names = {"state_bias": "bias"}
 
     def __init__(self, n: int, hidden: int):
         super().__init__()
 
-        def weights(outputs: int, inputs: int, gain: float) -> nn.Parameter:
+        def linear(inputs: int, outputs: int, largest: int, gain: float) -> IntegerLinear:
+            layer = IntegerLinear(inputs, outputs, FixedPoint(ACTIVATION_BITS, largest))
             bound = gain / math.sqrt(inputs)
-            weight = torch.empty(outputs, inputs, dtype=torch.float32)
-            return nn.Parameter(weight.uniform_(-bound, bound))
+            nn.init.uniform_(layer.weight, -bound, bound)
+            return layer
 
-        def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, dtype=torch.float32))
-
-        self.bias = zeros(hidden)
-        self.mix = weights(hidden, hidden, 1.0)
-        self.mix_bias = zeros(hidden)
-        self.head = zeros(2 * n, hidden)
-        self.head_bias = zeros(2 * n)
-        self.same_parity = weights(hidden, len(SAME_PARITY) * 3 * n, 0.37)
-        self.same_parity_bias = zeros(hidden)
-        self.opposite_parity = weights(hidden, len(OPPOSITE_PARITY) * 3 * n, 0.33)
-        self.opposite_parity_bias = zeros(hidden)
-
-    def fixed(self, name: str) -> Tensor:
-        """A parameter as integers."""
-        return rounded(getattr(self, name).float(), 2.0 ** fractional_bits(name))
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
-    ) -> None:
-        # weights may come as the integers that they are rounded to
-        for name, _ in self.named_parameters():
-            value = state_dict.get(prefix + name)
-            if value is not None and not value.is_floating_point():
-                state_dict[prefix + name] = value.float() * 2.0 ** -fractional_bits(name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.state = IntegerBias(hidden, SUM_BITS)
+        self.mix = linear(hidden, hidden, HIDDEN_MAX, 1.0)
+        # zero at first
+        self.head = IntegerLinear(hidden, 2 * n, FixedPoint(ACTIVATION_BITS, HIDDEN_MAX))
+        same, opposite = (3 * n * len(around) for around in (SAME_PARITY, OPPOSITE_PARITY))
+        self.same_parity = linear(same, hidden, FEATURE_MAX, 0.37)
+        self.opposite_parity = linear(opposite, hidden, FEATURE_MAX, 0.33)
 
     def entropy_parameters(self, state: Tensor) -> Tensor:
         """Location and log scale, ``[N, 2 n]``, from states of blocks, ``[N, hidden]``."""
-        h = activate_sums(state + self.fixed("bias").to(state.dtype))
-        h = activate_sums(torch.addmm(self.fixed("mix_bias"), h, self.fixed("mix").T))
-        return torch.addmm(self.fixed("head_bias"), h, self.fixed("head").T)
+        h = activate(self.state(state), WEIGHT_BITS, nearest=True)
+        h = activate(self.mix(h), WEIGHT_BITS, nearest=True)
+        return self.head(h)
 
     def propagate_context(self, name: str, features: Tensor, around: Tensor) -> Tensor:
         """What features add to states, ``[N, hidden]``.
@@ -163,23 +117,9 @@ class SubbandContextLayer(nn.Module):
             features: ``[M + 1, 3 n]``, zeros last.
             around: places of the features of the blocks around each.
         """
-        bias, weights = self.fixed(f"{name}_bias"), self.fixed(name).T
         # by one index it is four times as fast
         seen = features.index_select(0, around.flatten())
-        return torch.addmm(bias, seen.view(len(around), len(weights)), weights)
-
-    def check(self) -> None:
-        """Raise a ValueError where a sum could be rounded."""
-        inputs = {"mix": HIDDEN_MAX, "head": HIDDEN_MAX}
-        for name in ("same_parity", "opposite_parity", "mix", "head"):
-            largest = inputs.get(name, FEATURE_MAX)
-            weight, bias = self.fixed(name), self.fixed(f"{name}_bias")
-            total = weight.double().abs().sum(1) * largest + bias.double().abs()
-            if total.max() >= EXACT:
-                raise ValueError(
-                    f"weights {name!r} are too large: a sum may reach {int(total.max())}, "
-                    "and must stay below 2^24"
-                )
+        return getattr(self, name)(seen.view(len(around), -1))
 
 
 def _magnitude(points: Tensor) -> Tensor:

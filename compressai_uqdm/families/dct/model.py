@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...atomic import write_atomically
 from ...fingerprint import Fingerprint, prefixed
+from ...integer.network import IntegerNetwork
 from ...levels import levels_to_image
 from ...models.base import ProgressiveModel, Reconstruction
 from ...models.checkpoint import (
@@ -123,7 +124,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         priors = [CoefficientPrior(step, config.hidden) for step in config.networks]
         self.latent_priors = cast(Sequence[CoefficientPrior], nn.ModuleList(priors))
         self.pixel_prior = PixelPrior()
-        filters = [PictureFilter() for _ in config.quantization_steps]
+        # the loss of the model does not train them
+        filters = [PictureFilter().set_trained(False) for _ in config.quantization_steps]
         self.picture_filters = cast(Sequence[PictureFilter], nn.ModuleList(filters))
         self.quality = self.n_stages if quality is None else quality
 
@@ -245,7 +247,10 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         picture_filter = self.picture_filters[max(latent.stages - 1 - is_cut, 0)]
         found = []
         for posterior in latent.pixel_posteriors():
-            mean = picture_filter(posterior) + (1 << (POSITION_BITS - 1)) >> POSITION_BITS
+            mean = (
+                picture_filter.improve(posterior) + (1 << (POSITION_BITS - 1))
+                >> POSITION_BITS
+            )
             found.append(mean.clip(0, 255).astype(np.uint8))
         return torch.from_numpy(np.stack(found)).to(self.device)
 
@@ -405,9 +410,13 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
         for i, prior in enumerate(self.latent_priors):
             for name, array in prior.integer_arrays():
                 arrays[f"latent_priors.{i}.{name}"] = array
-        for name, weight in self.state_dict().items():
-            if name.startswith(("pixel_prior.network.", "picture_filters.")):
-                arrays[name] = weight.cpu().numpy()
+        networks: dict[str, IntegerNetwork] = {
+            "pixel_prior.network": self.pixel_prior.network
+        }
+        networks |= {f"picture_filters.{i}": n for i, n in enumerate(self.picture_filters)}
+        for prefix, network in networks.items():
+            for name, array in network.integer_arrays().items():
+                arrays[f"{prefix}.{name}"] = array
         with write_atomically(Path(path)) as file:
             np.savez_compressed(file, **arrays)
 
@@ -429,5 +438,6 @@ def draw_grids(
 
 
 def _is_weight(name: str) -> bool:
-    is_network = ".layers." in name or ".network." in name or ".conv_" in name
-    return is_network or name.endswith((".coefficient_std", ".dc_predictor"))
+    is_network = ".layers." in name or ".network." in name
+    is_filter = name.startswith("picture_filters.")
+    return is_network or is_filter or name.endswith((".coefficient_std", ".dc_predictor"))

@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...integer.arithmetic import (
-    rounded_shift,
-    row_chunks,
-)
+from ...integer.arithmetic import rounded_shift, row_chunks
 from ...threads import parallel_map
 from .coefficient_posterior import CoefficientPosterior
 from .transform import (
     BLOCK,
     COEFFICIENT_BITS,
+    POSITION_BITS,
     SUBBANDS,
     inverse_dct,
     n_blocks,
@@ -35,8 +33,8 @@ SIDE = 5
 N_BANDS = 12
 """Four bands of frequencies of three colours."""
 
-POSITION_BITS, VARIANCE_BITS = 16, 14
-"""Fractional bits of positions, in levels, and of variances, in their squares."""
+VARIANCE_BITS = 14
+"""Fractional bits of variances, in squares of levels."""
 _PICTURE_SHIFT = 3  # a unit of the network is eight levels of the picture
 DEVIATION_BITS = 12
 """Fractional bits of deviations; their inverses have 4 more."""

@@ -36,10 +36,7 @@ from ...entropy_models import head_adaptation
 from ...entropy_models.coding_order import CODING_ORDER, subset
 from ...entropy_models.scale_table import N_SCALES, ScaleTable
 from ...fingerprint import Fingerprint, prefixed
-from ...integer.arithmetic import (
-    rounded_shift,
-    row_chunks,
-)
+from ...integer.arithmetic import rounded_shift, row_chunks
 from ...precision import SinglePrecision
 from ...settings import exact_floats
 from ...threads import parallel_map
@@ -49,12 +46,12 @@ from .pixel_posterior import (
     INPUT_BITS,
     INPUT_MAX,
     LOWEST,
-    POSITION_BITS,
     PixelPosterior,
     deviations,
     deviations_of,
     thresholds,
 )
+from .transform import POSITION_BITS
 
 __all__ = ["PixelPrior"]
 
@@ -78,7 +75,8 @@ class PixelPrior(SinglePrecision, nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = PixelNetwork()
+        # the loss of the model does not train it
+        self.network = PixelNetwork().set_trained(False)
 
     def check(self) -> None:
         """Check the weights, as of :meth:`.IntegerNetwork.check`."""
@@ -113,13 +111,14 @@ class PixelPrior(SinglePrecision, nn.Module):
         for rows in row_chunks(*found.shape[1:]):
             nearest = rounded_shift(posterior.mean[:, rows], POSITION_BITS)
             found[:, rows] = nearest.clip(0, LEVELS - 1)
+        network = self.network.on_cpu()
         for g in range(len(CODING_ORDER)):
             mean, log_deviation = (
                 subset(plane, g) for plane in (posterior.mean, posterior.log_deviation)
             )
             if not mean.size:
                 continue
-            run = self.network.group(errors, posterior, g)
+            run = network.at_rows(errors, posterior, g)
             target = update = parts = None
             if levels is not None:
                 target = subset(levels, g).reshape(-1)
@@ -128,7 +127,7 @@ class PixelPrior(SinglePrecision, nn.Module):
                     parts = parallel_map(run, row_chunks(*mean.shape))
                     hidden, out = _strided(parts, stride)
                 else:
-                    hidden, out = self.network.some(errors, posterior, g, stride)
+                    hidden, out = network.at_stride(errors, posterior, g, stride)
                 some = (a.reshape(-1)[::stride] for a in (target, mean, log_deviation))
                 targets = _coding_targets(out, *some)
                 update = head_adaptation.adapt_head(hidden.numpy(), targets, stride)
@@ -214,7 +213,7 @@ def _entropy_parameters(
     Args:
         positions: of the guess.
         log_deviations: of the guess.
-        run: as of :meth:`PixelNetwork.group`.
+        run: as of :meth:`PixelNetwork.at_rows`.
         parts: what that gives, where it is there already.
         steps: what is added to the last layer.
     """

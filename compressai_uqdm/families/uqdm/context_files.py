@@ -3,26 +3,25 @@
 import zipfile
 
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn as nn
 
 from ...atomic import write_atomically
-from .context_prior import ContextPrior
+from ...integer.network import IntegerNetwork
+from ...models.checkpoint import undrawn
+from .context_network import LatentContextNetwork
 from .interval_pixels import PLANES
 from .pixel_network import PixelNetwork
 
 __all__ = ["Contexts", "read_contexts", "save_contexts"]
 
-Network = TypeVar("Network", ContextPrior, PixelNetwork)
-
 
 class Contexts(NamedTuple):
     """The context priors of a UQDM."""
 
-    latents: list[ContextPrior]
+    latents: list[LatentContextNetwork]
     """Those of its latent stages; as many as there are follow one another."""
 
     pixels: PixelNetwork
@@ -31,12 +30,12 @@ class Contexts(NamedTuple):
 
 def save_contexts(path: Path, contexts: Contexts) -> None:
     """Write the networks to a NumPy file, by LZMA: an eighth smaller than NumPy does it."""
-    networks: dict[str, nn.Module] = {"pixels": contexts.pixels}
+    networks: dict[str, IntegerNetwork] = {"pixels": contexts.pixels}
     networks |= {str(stage): network for stage, network in enumerate(contexts.latents)}
     arrays = {
-        f"{stage}.{name}": weight.numpy()
+        f"{stage}.{name}": array
         for stage, network in networks.items()
-        for name, weight in network.state_dict().items()
+        for name, array in network.integer_arrays().items()
     }
     with (
         write_atomically(path) as output,
@@ -66,16 +65,18 @@ def read_contexts(path: Path) -> Contexts:
             "python -m compressai_uqdm.train_context"
         ) from error
     stages = {name.split(".")[0] for name in arrays} - {"pixels"}
-    latents = [
-        _filled(ContextPrior(), arrays, str(stage), path) for stage in range(len(stages))
-    ]
-    return Contexts(latents, _filled(PixelNetwork(PLANES), arrays, "pixels", path))
+    with undrawn():
+        latents, pixels = [LatentContextNetwork() for _ in stages], PixelNetwork(PLANES)
+    for stage, network in enumerate(latents):
+        _fill(network, arrays, str(stage), path)
+    _fill(pixels, arrays, "pixels", path)
+    return Contexts(latents, pixels)
 
 
-def _filled(
-    network: Network, arrays: dict[str, np.ndarray], stage: str, path: Path
-) -> Network:
-    state = {name: f"{stage}.{name}" for name, _ in network.named_buffers()}
+def _fill(
+    network: IntegerNetwork, arrays: dict[str, np.ndarray], stage: str, path: Path
+) -> None:
+    state = {name: f"{stage}.{name}" for name in network.arrays()}
     if missing := sorted(set(state.values()) - set(arrays)):
         raise ValueError(
             f"{path} is no file of context priors: {missing[0]!r} is missing. Make it "
@@ -88,4 +89,3 @@ def _filled(
         network.check()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return network

@@ -12,7 +12,6 @@ All of it is in integers, so that it is the same everywhere
 (:mod:`compressai_uqdm.integer`).
 """
 
-import copy
 import math
 
 from collections.abc import Callable, Iterator
@@ -38,7 +37,6 @@ from .pixel_network import (
     SUM_BITS,
     PixelNetwork,
     channel_of,
-    padded,
     phases,
 )
 from .pixel_prior import PixelPrior
@@ -188,7 +186,7 @@ class ContextPixels(PixelPrior):
 
     def __init__(self, network: PixelNetwork):
         super().__init__()
-        self.network = network
+        self.network = network.set_trained(False)  # the loss of the model does not
         self.register_buffer("width", torch.empty(0, dtype=torch.int64))
         self._tables: LevelTables | None = None
 
@@ -293,8 +291,8 @@ class _Walk:
     """Goes through the groups of one picture."""
 
     def __init__(self, network: PixelNetwork, tables: LevelTables, known: LevelInterval):
-        # all groups run on the CPU, wherever the denoiser does
-        self.network, self.tables = copy.deepcopy(network).cpu(), tables
+        # all subsets run on the CPU, wherever the denoiser does
+        self.network, self.tables = network.on_cpu(), tables
         self.first, self.last = known.first, known.last
         # in units of the network's inputs
         shift = POSITION_BITS + 1 - (_UNIT.bit_length() - 1)
@@ -303,11 +301,13 @@ class _Walk:
         guess = phases(middle) - self._mean
         planes = [guess, *map(phases, known.planes)]
         inputs = np.concatenate(planes).clip(-INPUT_MAX, INPUT_MAX).astype(np.int16)
-        with exact_floats():
-            self._shared = network.trunk(inputs)
-            self._picture = padded(inputs[:12]).astype(np.float32)
-            change = network.improve(self._picture, self._shared)
-        inside = self._picture[:, 1:-1, 1:-1]
+        picture = np.pad(inputs[:12], ((0, 0), (1, 1), (1, 1))).astype(np.float32)
+        self._picture = torch.from_numpy(picture)[None]  # the same memory
+        with torch.no_grad(), exact_floats():
+            self._features = self.network.features(torch.from_numpy(inputs)[None])
+            found = self.network.improve(self._picture, self._features)
+        change = found[0].to(torch.int32).numpy()
+        inside = picture[:, 1:-1, 1:-1]
         outside = phases(np.ones(middle.shape, bool)) == 0
         change[outside] = 0
         inside += change
@@ -323,9 +323,10 @@ class _Walk:
         here = tuple(slice(side) for side in shape)
         first, last = (subset(ends, g).reshape(-1) for ends in (self.first, self.last))
         target = None if levels is None else levels.reshape(-1)
-        with exact_floats():
-            hidden, out = self.network.group(self._picture, self._shared, g)
-        hidden, out = (a[:, *here].reshape(len(a), -1) for a in (hidden, out))
+        with torch.no_grad(), exact_floats():
+            outputs = self.network(self._picture, self._features, g)
+        hidden, out = (a[0, :, *here].flatten(1) for a in outputs)
+        hidden, out = hidden.numpy(), out.to(torch.int64).numpy()
         guess = self._guess[channel_of(g)][here].reshape(-1) * (LOCATION_POINTS // _UNIT)
         per_level = SUM_BITS - (4 * LOCATION_POINTS).bit_length() + 1
         found, there = first.copy(), np.zeros(len(first), bool)

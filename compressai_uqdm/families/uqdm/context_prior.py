@@ -11,12 +11,10 @@ Its arithmetic is in integers (:mod:`compressai_uqdm.integer`), so that it is th
 everywhere.
 """
 
-import copy
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from torch import Tensor
 
@@ -26,27 +24,18 @@ from ...entropy_models import head_adaptation
 from ...entropy_models.coding_order import CODING_ORDER, subset
 from ...entropy_models.uniform_noise import ContextModel, UniformNoiseConditional
 from ...fingerprint import Fingerprint
-from ...integer.arithmetic import (
-    HIDDEN_BITS,
-    HIDDEN_MAX,
-    WEIGHT_BITS,
-    IntegerNetwork,
-    activate,
-    check_sums,
-    rounded_shift,
-    row_chunks,
-)
+from ...integer.arithmetic import HIDDEN_BITS, WEIGHT_BITS, rounded_shift
 from ...quantization.lattice import LATTICE
-from ...settings import exact_floats
+from .context_network import (
+    INPUT_BITS,
+    INPUT_MAX,
+    INPUTS,
+    KERNEL,
+    WIDTH,
+    LatentContextNetwork,
+)
 
-__all__ = ["ContextConditional", "ContextPrior"]
-
-INPUTS = 9  # three colour channels of two residuals and the log scale
-WIDTH = 16  # hidden channels
-KERNEL = 5
-
-INPUT_BITS, INPUT_MAX = 6, 255
-"""Fractional bits of inputs, and their largest magnitude."""
+__all__ = ["ContextConditional"]
 
 SHIFT_MAX = 8.0  # bound of the location's shift, in units of the noise's width
 LOG_SCALE_MAX = 2.0  # bound of the change of the logarithm (base 2) of the scale
@@ -56,108 +45,8 @@ REFITTED_FROM = 2048
 that it does not would have to be sent."""
 
 _TABLE_BITS = 12
-_SUM_BITS = HIDDEN_BITS + WEIGHT_BITS  # fractional bits of outputs
-
-
-class ContextPrior(IntegerNetwork):
-    r"""The context network of one stage.
-
-    .. code-block:: none
-
-        residuals, decoded so far ─┐  5x5 conv         1x1         1x1
-        log scales, all channels ──┴────────► 16 ReLU ────► 16 ReLU ───┬► log scale change
-                                        └───────────── linear ─────────┴► location shift
-
-    Residuals come twice, as they are and divided by the standard deviation that the
-    prior gives them; the shift is multiplied by that of its value. Every group has
-    weights of its own. Where nothing is decoded yet, and outside the image, residuals
-    are 0.
-
-    Attributes:
-        conv: weights of the convolution, ``[12, 16 + 1, 9, 5, 5]``, int32; the last
-            output is the linear path.
-        conv_bias: ``[12, 16 + 1]``.
-        mix, mix_bias: weights of the second layer, ``[12, 16, 16]`` and ``[12, 16]``.
-        head, head_bias: weights of the outputs, ``[12, 2, 16]`` and ``[12, 2]``.
-    """
-
-    conv: Tensor
-    conv_bias: Tensor
-    mix: Tensor
-    mix_bias: Tensor
-    head: Tensor
-    head_bias: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(shapes())
-
-    def check(self) -> None:
-        check_sums("conv", (self.conv.flatten(2), INPUT_MAX), bias=self.conv_bias)
-        check_sums("mix", (self.mix, HIDDEN_MAX), bias=self.mix_bias)
-        check_sums("head", (self.head, HIDDEN_MAX), bias=self.head_bias)
-
-    def fractional_bits(self, name: str) -> int:
-        if name.endswith("bias"):
-            return WEIGHT_BITS + (INPUT_BITS if name == "conv_bias" else HIDDEN_BITS)
-        return WEIGHT_BITS
-
-    def forward(self, inputs: np.ndarray, g: int) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at the values of one group.
-
-        Args:
-            inputs: residuals and log scales as of :class:`ContextTables`, with a border
-                of two zeros all around, ``[9, H + 4, W + 4]``, float32.
-            g: number of the group.
-
-        Returns:
-            hidden activations, int16, ``[16, h, w]`` of the group; and the shift in units
-            of the standard deviation and the change of the log scale, int64 with 15
-            fractional bits, ``[2, h, w]``.
-        """
-        _, (row, column) = CODING_ORDER[g]
-        plane = torch.from_numpy(inputs)[None, :, row:, column:]
-        weights = [buffer[g].cpu().float() for buffer in self.buffers()]
-        with exact_floats():
-            hidden, out = self._run(plane, *weights)
-        return hidden.numpy(), out.numpy()
-
-    @staticmethod
-    def _run(
-        plane: Tensor,
-        conv: Tensor,
-        conv_bias: Tensor,
-        mix: Tensor,
-        mix_bias: Tensor,
-        head: Tensor,
-        head_bias: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        seen, outputs = [], []
-        height, width = ((side - KERNEL) // 2 + 1 for side in plane.shape[2:])
-        for rows in row_chunks(height, width):
-            band = plane[:, :, 2 * rows.start : 2 * (rows.stop - 1) + KERNEL]
-            sums = F.conv2d(band, conv, conv_bias, stride=2)[0]
-            hidden = activate(sums[:-1], INPUT_BITS + WEIGHT_BITS).flatten(1)
-            hidden = torch.addmm(mix_bias[:, None], mix, hidden)
-            hidden = activate(hidden, HIDDEN_BITS + WEIGHT_BITS)
-            out = torch.addmm(head_bias[:, None], head, hidden).to(torch.int64)
-            out = out.reshape(2, *sums.shape[1:])
-            out[0] += sums[-1].to(torch.int64) << (HIDDEN_BITS - INPUT_BITS)
-            outputs.append(out)
-            seen.append(hidden.to(torch.int16).reshape(WIDTH, *sums.shape[1:]))
-        return torch.cat(seen, 1), torch.cat(outputs, 1)
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of a context network."""
-    n = len(CODING_ORDER)
-    return {
-        "conv": (n, WIDTH + 1, INPUTS, KERNEL, KERNEL),
-        "conv_bias": (n, WIDTH + 1),
-        "mix": (n, WIDTH, WIDTH),
-        "mix_bias": (n, WIDTH),
-        "head": (n, 2, WIDTH),
-        "head_bias": (n, 2),
-    }
+SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
+"""Fractional bits of the network's outputs."""
 
 
 class ContextTables:
@@ -196,13 +85,13 @@ class ContextTables:
     def apply(
         self, outputs: np.ndarray, indexes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs of :class:`ContextPrior` as lattice points d and new indexes."""
+        """Outputs of the network as lattice points d and new indexes."""
         shift, change = outputs
-        d = rounded_shift(shift * self._points[indexes], _SUM_BITS + 8)
+        d = rounded_shift(shift * self._points[indexes], SUM_BITS + 8)
         limit = int(SHIFT_MAX * LATTICE)
-        largest = int(LOG_SCALE_MAX * (1 << _SUM_BITS))
+        largest = int(LOG_SCALE_MAX * (1 << SUM_BITS))
         entries = change.clip(-largest, largest) * self._entries
-        index = indexes + rounded_shift(entries, _SUM_BITS + 8)
+        index = indexes + rounded_shift(entries, SUM_BITS + 8)
         return (
             d.clip(-limit, limit).astype(np.int32),
             index.clip(0, self._last).astype(np.uint8),
@@ -221,7 +110,7 @@ class ContextTables:
         values = torch.from_numpy(residual / LATTICE)
         units = torch.from_numpy(self.deviation[indexes])
         log_scales = torch.from_numpy(self._log_logistic[indexes])
-        move, log_factor = torch.from_numpy(outputs).double() / (1 << _SUM_BITS)
+        move, log_factor = torch.from_numpy(outputs).double() / (1 << SUM_BITS)
         log_unit = math.log(2)
         return head_adaptation.CodingTargets(
             below=values - 0.5,
@@ -238,10 +127,12 @@ class ContextTables:
 class PictureContext(ContextModel):
     """The context model of one stage of one picture."""
 
-    def __init__(self, indexes: np.ndarray, context: ContextPrior, tables: ContextTables):
+    def __init__(
+        self, indexes: np.ndarray, context: LatentContextNetwork, tables: ContextTables
+    ):
         super().__init__(indexes)
-        # all groups run on the CPU, wherever the denoiser does
-        self.context, self.tables = copy.deepcopy(context).cpu(), tables
+        # all subsets run on the CPU, wherever the denoiser does
+        self.context, self.tables = context.on_cpu(), tables
         border = KERNEL // 2
         sides = (side + 2 * border for side in indexes.shape[1:])
         self._inputs = np.zeros((INPUTS, *sides), np.float32)
@@ -255,7 +146,9 @@ class PictureContext(ContextModel):
         indexes = subset(self.indexes, g)
         if not indexes.size:
             return super().entropy_parameters(coder, g, residual)
-        hidden, out = (a.reshape(len(a), -1) for a in self.context(self._inputs, g))
+        hidden, out = (
+            a.reshape(len(a), -1) for a in self.context.run_subset(self._inputs, g)
+        )
         i, steps = indexes.reshape(-1), None
         if len(i) >= REFITTED_FROM:
             if residual is not None:
@@ -264,7 +157,7 @@ class PictureContext(ContextModel):
                 steps = head_adaptation.adapt_head(hidden[:, some], cells, every)
             steps, all_there = head_adaptation.code(coder, steps, WIDTH)
             if all_there:
-                out += head_adaptation.head_delta(steps, hidden, _SUM_BITS)
+                out += head_adaptation.head_delta(steps, hidden, SUM_BITS)
         d, i = self.tables.apply(out, i)
         return d.reshape(indexes.shape), i.reshape(indexes.shape)
 
@@ -287,9 +180,12 @@ class ContextConditional(UniformNoiseConditional):
         context: the network, by default one that corrects nothing.
     """
 
-    def __init__(self, prior_type: str = "logistic", context: ContextPrior | None = None):
+    def __init__(
+        self, prior_type: str = "logistic", context: LatentContextNetwork | None = None
+    ):
         super().__init__(prior_type)
-        self.context = context or ContextPrior()
+        # the loss of the model does not train it
+        self.context = (context or LatentContextNetwork()).set_trained(False)
 
     def likelihoods(self, outputs: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         """As of :class:`UniformNoiseConditional`, ``[B, 3, H, W]``."""

@@ -1,11 +1,13 @@
-"""The context network of pixels, in integers.
+"""The context network of pixels, in integers (:mod:`compressai_uqdm.integer`)."""
 
-Its weights are fixed-point numbers, and none of its sums reaches 2^24
-(:mod:`compressai_uqdm.integer`).
-"""
+import math
+
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
@@ -13,45 +15,44 @@ from torch import Tensor
 from ...entropy_models.coding_order import CODING_ORDER
 from ...integer.arithmetic import (
     HIDDEN_BITS,
-    HIDDEN_MAX,
     WEIGHT_BITS,
-    IntegerNetwork,
     activate,
-    check_sums,
-    row_chunks,
+    compact,
+    floored,
+    run_in_rows,
 )
+from ...integer.layers import FixedPoint, IntegerConv1x1, IntegerConv2d, IntegerLayer
+from ...integer.network import SubsetNetwork
 
 __all__ = [
     "HIDDEN",
     "INPUT_BITS",
     "INPUT_MAX",
     "SUM_BITS",
-    "TRUNK_LAYERS",
     "PixelNetwork",
     "channel_of",
-    "padded",
     "phases",
-    "shapes",
 ]
 
 INPUT_BITS, INPUT_MAX = 6, 1023
 """Fractional bits of the network's inputs, and their largest magnitude."""
 
 HIDDEN = 32
-"""Hidden channels of a group."""
+"""Hidden channels of a subset."""
 
 TRUNK, TRUNK_LAYERS = 48, 3
-"""Channels and layers of what all groups share."""
+"""Channels and layers of what all subsets share."""
 
 SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
-"""Fractional bits of the sums of its layers, and of what it gives."""
+"""Fractional bits of the outputs."""
 
-_CONV_BITS = 9  # fractional bits of weights on the picture: its sums are as the others
+_PLANES = FixedPoint(INPUT_BITS, INPUT_MAX)
+_PICTURE = _PLANES._replace(weight_bits=SUM_BITS - INPUT_BITS)  # added to other sums
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-class PixelNetwork(IntegerNetwork):
-    r"""The network of integers that tells where levels are.
+class PixelNetwork(SubsetNetwork):
+    r"""The network that gives location and scale of the levels of pixels.
 
     It sees the 2x2 phases of a plane as channels, so its 3x3 convolutions are of 6x6
     values. A level, decoded or not, is seen less the mean of the guesses around it.
@@ -65,165 +66,124 @@ class PixelNetwork(IntegerNetwork):
         guesses of the others  ─┴────► 32 channels ───────────► + ReLU ─► 1x1 ReLU ─► 1x1
                                   └──────────── linear ──────────────► + location, scale
 
-    The last 1x1 is refitted to the picture by its encoder (:mod:`.head_adaptation`).
+    The last 1x1 is adapted to the picture by its encoder (:mod:`.head_adaptation`).
 
     Args:
         planes: number of planes beside the guess.
 
     Attributes:
-        trunk_0, ...: weights of the shared layers, ``[48, 12 (planes + 1), 3, 3]`` and
-            ``[48, 48, 3, 3]``, int32 as all that follow; ``trunk_0_bias``, ..., ``[48]``.
-        estimate, estimate_conv, estimate_bias: of the better guess, ``[12, 48]``,
-            ``[12, 12, 3, 3]`` and ``[12]``.
-        conv, trunk_mix, conv_bias: of a group's first layer, ``[12, 33, 12, 3, 3]``, the
-            last output being the linear path, ``[12, 32, 48]`` and ``[12, 32]``.
-        mix, mix_bias: of its second, ``[12, 32, 32]`` and ``[12, 32]``.
-        head, head_bias: of its outputs, ``[12, 2, 32]`` and ``[12, 2]``.
+        trunk: the shared layers.
+        estimate, estimate_conv: the better guess, from the trunk and from the guess.
+        conv, trunk_mix: first layer of a subset, on the picture and on the trunk.
+        mix, head: its second and last.
+        decoded: phases that are decoded before each subset, bool, ``[12, 12]``.
     """
 
+    added_to = {"estimate_conv": "estimate", "trunk_mix": "conv"}
+    file_names = {"trunk_mix_bias": "conv_bias"}
+    decoded: Tensor
+
     def __init__(self, planes: int):
-        super().__init__(shapes(planes))
+        n = len(CODING_ORDER)  # and as many phases of a picture
+        super().__init__(n, HIDDEN, rounded_to=HIDDEN_BITS)
+        layers = [
+            IntegerConv2d(n * (planes + 1), TRUNK, 3, _PLANES, rounded_to=HIDDEN_BITS),
+            *(
+                IntegerConv2d(TRUNK, TRUNK, 3, rounded_to=HIDDEN_BITS)
+                for _ in range(TRUNK_LAYERS - 1)
+            ),
+        ]
+        self.trunk = cast(Sequence[IntegerConv2d], nn.ModuleList(layers))
+        self.estimate = IntegerConv1x1(TRUNK, n, rounded_to=INPUT_BITS)
+        self.estimate_conv = IntegerConv2d(n, n, 3, _PICTURE, bias=False)
+        self.conv = IntegerConv2d(n, HIDDEN + 1, 3, _PICTURE, bias=False, subsets=n)
+        self.trunk_mix = IntegerConv1x1(TRUNK, HIDDEN, subsets=n, rounded_to=HIDDEN_BITS)
+        order = torch.tensor([channel_of(g) for g in range(n)])
+        place = order.argsort()  # of each phase in coding order
+        decoded = place < torch.arange(n)[:, None]
+        self.register_buffer("decoded", decoded, persistent=False)
+        self.reset_parameters()
 
-    def check(self) -> None:
-        w = dict(self.named_buffers())
-        for i in range(TRUNK_LAYERS):
-            term = (w[f"trunk_{i}"].flatten(1), HIDDEN_MAX if i else INPUT_MAX)
-            check_sums(f"trunk_{i}", term, bias=w[f"trunk_{i}_bias"])
-        check_sums(
-            "estimate",
-            (w["estimate"], HIDDEN_MAX),
-            (w["estimate_conv"].flatten(1), INPUT_MAX),
-            bias=w["estimate_bias"],
-        )
-        conv = w["conv"].flatten(2)
-        check_sums(
-            "conv",
-            (conv[:, :-1], INPUT_MAX),
-            (w["trunk_mix"], HIDDEN_MAX),
-            bias=w["conv_bias"],
-        )
-        check_sums(
-            "conv", (conv[:, -1:], INPUT_MAX), bias=conv.new_zeros(len(CODING_ORDER), 1)
-        )
-        for name in ("mix", "head"):
-            check_sums(name, (w[name], HIDDEN_MAX), bias=w[f"{name}_bias"])
+    def reset_parameters(self) -> None:
+        """Draw the hidden layers at random; the outputs are zero at first."""
+        for layer in (*self.trunk, self.mix):
+            _draw(layer, 2)
+        for layer in (self.trunk_mix, self.conv):
+            _draw(layer, 1)
+        with torch.no_grad():
+            self.conv.weight[:, -1] = 0  # the linear path
 
-    def trunk(self, planes: np.ndarray) -> np.ndarray:
-        """What all groups share of a picture.
+    def features(self, planes: Tensor) -> Tensor:
+        """Return what all subsets share.
 
         Args:
-            planes: the phases of all planes, the guess first, ``[12 (planes + 1), h, w]``.
+            planes: phases of all planes, the guess first, integers,
+                ``[B, 12 (planes + 1), h, w]``.
 
         Returns:
-            hidden activations, int16, ``[48, h, w]``.
+            hidden activations, ``[B, 48, h, w]``; int16 where no gradient is recorded.
         """
-        w = self._weights()
-        bits = INPUT_BITS + WEIGHT_BITS
-        for i in range(TRUNK_LAYERS):
-            weight, bias = w[f"trunk_{i}"], w[f"trunk_{i}_bias"]
-            bordered = padded(planes)
-            planes = np.empty((TRUNK, *planes.shape[1:]), np.int16)
-            for rows in row_chunks(*planes.shape[1:]):
-                sums = F.conv2d(_band(bordered, rows), weight, bias)[0]
-                planes[:, rows] = activate(sums, bits).numpy()
-            bits = SUM_BITS
+        for layer in self.trunk:
+            planes = self._trunk_layer(layer, F.pad(planes, (1, 1, 1, 1)))
         return planes
 
-    def improve(self, picture: np.ndarray, shared: np.ndarray) -> np.ndarray:
-        """What must be added to the guess.
+    def _trunk_layer(self, layer: IntegerConv2d, bordered: Tensor) -> Tensor:
+        shift = layer.numbers.sum_bits - HIDDEN_BITS
 
-        Args:
-            picture: the phases of the guess, with a border of one zero, float32,
-                ``[12, h + 2, w + 2]``.
-            shared: as of :meth:`trunk`.
+        def run(rows: slice) -> tuple[Tensor]:
+            return (compact(activate(layer(_band(bordered, rows)), shift)),)
 
-        Returns:
-            integers with 6 fractional bits, int32, ``[12, h, w]``.
-        """
-        w = self._weights()
-        found = np.empty((12, *shared.shape[1:]), np.int32)
-        for rows in row_chunks(*shared.shape[1:]):
-            sums = F.conv2d(_band(picture, rows), w["estimate_conv"], w["estimate_bias"])[0]
-            mixed = torch.einsum("oi,ihw->ohw", w["estimate"], _floats(shared[:, rows]))
-            change = ((sums + mixed) * 2.0 ** (INPUT_BITS - SUM_BITS)).floor()
-            found[:, rows] = change.clamp(-INPUT_MAX, INPUT_MAX).numpy()
+        (found,) = run_in_rows(run, *_inside(bordered))
         return found
 
-    def group(
-        self, picture: np.ndarray, shared: np.ndarray, g: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network at all values of one group, and at phases without a value.
+    def improve(self, picture: Tensor, features: Tensor) -> Tensor:
+        """Return what must be added to the guess.
+
+        Args:
+            picture: phases of the guess, integers, with a border of one zero,
+                ``[B, 12, h + 2, w + 2]``.
+            features: as of :meth:`features`.
+
+        Returns:
+            integers with 6 fractional bits, float32, ``[B, 12, h, w]``.
+        """
+
+        def run(rows: slice) -> tuple[Tensor]:
+            sums = self.estimate_conv(_band(picture, rows))
+            sums = sums + self.estimate(features[:, :, rows])
+            change = floored(sums, 2.0 ** (INPUT_BITS - SUM_BITS))
+            return (F.hardtanh(change, -INPUT_MAX, INPUT_MAX),)
+
+        (found,) = run_in_rows(run, *_inside(picture))
+        return found
+
+    def forward(self, picture: Tensor, features: Tensor, g: int) -> tuple[Tensor, Tensor]:
+        """Run the network at all values of one subset, and at phases without a value.
 
         Args:
             picture: as of :meth:`improve`, with levels where they are decoded.
-            shared: as of :meth:`trunk`.
-            g: number of the group.
+            features: as of :meth:`features`.
+            g: number of the subset.
 
         Returns:
-            hidden activations, int16, ``[32, h, w]``; and what to move the guess by, of
-            four levels, and the logarithm of the scale, less that which 0 means, int64
-            with 15 fractional bits, ``[2, h, w]``.
+            hidden activations, ``[B, 32, h, w]``, int16 where no gradient is recorded; and
+            integers with 15 fractional bits, float64, ``[B, 2, h, w]``: the move of the
+            location, in four levels, and the logarithm of the scale, less that of an
+            output of 0.
         """
-        w = {name: weight[g] for name, weight in self._weights(of_groups=True).items()}
-        seen = np.empty((HIDDEN, *shared.shape[1:]), np.int16)
-        found = np.empty((2, *shared.shape[1:]), np.int64)
-        for rows in row_chunks(*shared.shape[1:]):
-            sums = F.conv2d(_band(picture, rows), w["conv"])[0].flatten(1)
-            inside = _floats(shared[:, rows]).flatten(1)
-            mixed = torch.addmm(w["conv_bias"][:, None], w["trunk_mix"], inside)
-            hidden = activate(sums[:-1] + mixed, SUM_BITS)
-            hidden = activate(
-                torch.addmm(w["mix_bias"][:, None], w["mix"], hidden), SUM_BITS
-            )
-            out = torch.addmm(w["head_bias"][:, None], w["head"], hidden).to(torch.int64)
-            out[0] += sums[-1].to(torch.int64)
-            seen[:, rows] = hidden.reshape(HIDDEN, -1, shared.shape[2]).numpy()
-            found[:, rows] = out.reshape(2, -1, shared.shape[2]).numpy()
-        return seen, found
 
-    def fractional_bits(self, name: str) -> int:
-        if name.endswith("bias"):
-            return INPUT_BITS + WEIGHT_BITS if name == "trunk_0_bias" else SUM_BITS
-        return _CONV_BITS if name in ("conv", "estimate_conv") else WEIGHT_BITS
+        def run(rows: slice) -> tuple[Tensor, Tensor]:
+            sums = self.conv(_band(picture, rows), g)
+            hidden = sums[:, :-1] + self.trunk_mix(features[:, :, rows], g)
+            hidden, out = self.outputs(hidden, sums[:, -1], g)
+            return compact(hidden), out
 
-    def rounding_offset(self, name: str) -> int:
-        if name == "head_bias" or not name.endswith("bias"):
-            return 0
-        kept = INPUT_BITS if name == "estimate_bias" else HIDDEN_BITS
-        return 1 << (self.fractional_bits(name) - kept - 1)
-
-    def _weights(self, of_groups: bool = False) -> dict[str, Tensor]:
-        return {
-            name: weight.cpu().float()
-            for name, weight in self.named_buffers()
-            if of_groups != name.startswith(("trunk_0", "trunk_1", "trunk_2", "estimate"))
-        }
-
-
-def shapes(planes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of a network that sees so many planes beside the guess."""
-    n = len(CODING_ORDER)  # and as many phases of a picture
-    trunk: dict[str, tuple[int, ...]] = {}
-    for i in range(TRUNK_LAYERS):
-        inputs = TRUNK if i else n * (planes + 1)
-        trunk |= {f"trunk_{i}": (TRUNK, inputs, 3, 3), f"trunk_{i}_bias": (TRUNK,)}
-    return {
-        **trunk,
-        "estimate": (n, TRUNK),
-        "estimate_conv": (n, n, 3, 3),
-        "estimate_bias": (n,),
-        "conv": (n, HIDDEN + 1, n, 3, 3),
-        "trunk_mix": (n, HIDDEN, TRUNK),
-        "conv_bias": (n, HIDDEN),
-        "mix": (n, HIDDEN, HIDDEN),
-        "mix_bias": (n, HIDDEN),
-        "head": (n, 2, HIDDEN),
-        "head_bias": (n, 2),
-    }
+        hidden, out = run_in_rows(run, *_inside(picture))
+        return hidden, out
 
 
 def channel_of(g: int) -> int:
-    """Where a group stands among the phases of a picture."""
+    """Where a subset stands among the phases of a picture."""
     channel, phase = CODING_ORDER[g]
     return len(_PHASES) * channel + _PHASES.index(phase)
 
@@ -236,15 +196,17 @@ def phases(plane: np.ndarray) -> np.ndarray:
     return found.reshape(-1, *found.shape[2:])
 
 
-def padded(planes: np.ndarray) -> np.ndarray:
-    """Planes, ``[n, h, w]``, with a border of one zero."""
-    return np.pad(planes, ((0, 0), (1, 1), (1, 1)))
+def _inside(bordered: Tensor) -> tuple[int, int]:
+    """Return height and width of planes without their border of one."""
+    h, w = bordered.shape[2:]
+    return h - 2, w - 2
 
 
-def _floats(planes: np.ndarray) -> Tensor:
-    return torch.from_numpy(planes.astype(np.float32))
+def _band(bordered: Tensor, rows: slice) -> Tensor:
+    """Return what a 3x3 convolution sees of rows, of planes with a border of one."""
+    return bordered[:, :, rows.start : rows.stop + 2]
 
 
-def _band(bordered: np.ndarray, rows: slice) -> Tensor:
-    """What a 3x3 convolution sees of these rows, of planes with a border of one."""
-    return _floats(bordered[:, rows.start : rows.stop + 2])[None]
+def _draw(layer: IntegerLayer, gain: int) -> None:
+    fan_in = math.prod(layer.weight.shape[1 + bool(layer.subsets) :])
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in))
