@@ -271,7 +271,7 @@ class Photographs(Dataset):
         return torch.from_numpy(np.stack([self.crop(*i) for i in zip(indexes, keys)]))
 
     def crop(self, index: int, key: int) -> np.ndarray:
-        """Return one crop, uint8, ``[3, size, size]``; arguments as of :meth:`batch`."""
+        """Return one crop, uint8, ``[3, size, size]``, see :meth:`batch`."""
         index, photograph = self._readable(index)
         rng = random.Random(key)
         factor, side = rng.randint(1, self.factors[index]), self.size

@@ -5,7 +5,7 @@ import numpy as np
 __all__ = ["fill"]
 
 FAR = 2
-"""Values that are interpolated from squares of side 2^(FAR + 1) or more shrink towards 0."""
+"""Values interpolated from squares of side 2^(FAR + 1) or more are shrunk towards 0."""
 
 SWEEPS = 4
 """Number of passes that smooth the interpolated values."""

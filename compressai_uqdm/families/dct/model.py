@@ -352,7 +352,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             force: for CompressAI's programs; without effect.
 
         Returns:
-            False: no table was built.
+            False, since no table is built.
 
         Raises:
             ValueError: weights are so large that a sum could be rounded.

@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
         """Whether outputs of all machines agree to far less than a lattice point.
 
         Then strings decode on any of them, with a rounding log of the few values that the
-        remaining errors could round differently (:mod:`.rounding`).
+        remaining errors could round differently.
         """
         return self.dtype == torch.float64
 
@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def fingerprint(self) -> Fingerprint:
-        """Yield all arrays that the outputs depend on, see :mod:`.fingerprint`."""
+        """Yield all arrays that the outputs depend on, for the digest of a model."""
         raise NotImplementedError
 
 

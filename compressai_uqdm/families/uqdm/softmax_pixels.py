@@ -31,9 +31,8 @@ class PixelConditional(PixelPrior):
 
         p(v | u) = softmax_v  -kappa (u - v)^2,
 
-    u is ``z_0 / alpha_0`` in units of levels, kappa the sharpness of the last step
-    (:func:`.sharpness`). Only levels near u have a significant probability, so sums and
-    tables contain only those.
+    u is ``z_0 / alpha_0`` in units of levels, kappa the sharpness of the last step. Only
+    levels near u have a significant probability, so sums and tables contain only those.
 
     In coding, u is an integer with 16 fractional bits. Its offset from the nearest level,
     in 256 bins, and its distance to the edges 0 and 255 select a table.
