@@ -1,7 +1,7 @@
-"""Images to train on: ImageNet 64x64 as it is published, and folders of photographs.
+"""Training data: ImageNet 64x64 as published, and folders of photographs.
 
-Both are in CompressAI's registry of datasets and give images as its ``ImageFolder``
-does; ``batch`` gives many at once to the trainer.
+Both classes are in CompressAI's registry of datasets and return images as its
+``ImageFolder`` does. The trainer loads many images at once with ``batch``.
 """
 
 from . import libraries  # noqa: F401  isort: skip
@@ -34,30 +34,30 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 KEPT_BYTES = 256 << 20
-"""Photographs that take less than this, decoded, are decoded once."""
+"""A folder of photographs whose pixels take less than this is decoded once and kept."""
 
 
 @register_dataset("ImageNet64")
 class ImageNet64(Dataset):
-    """ImageNet at 64x64, box-averaged, from the npz files it is published as.
+    """ImageNet at 64x64, box-averaged, in its published npz files.
 
     .. code-block:: none
 
         root/
           ...train...npz    each with ``data``, (n, 12288) uint8, channel-major
           ...val...npz
-          removed.npy       indexes, over all val images, of duplicates to leave out
+          removed.npy       indexes of duplicates to leave out, over all val images
 
-    Images are read from the files as they are needed, so that memory does not grow with
-    them. Compressed arrays are unpacked once, beside the file, as ``.npy``.
+    Images are mapped from the files, so memory does not grow with their number. Compressed
+    arrays are unpacked once, to a ``.npy`` file beside the npz file.
 
     Args:
         root: the folder.
-        transform: takes a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
+        transform: function of a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
         split: ``"train"`` or ``"val"`` (``"test"`` is the same).
 
     Raises:
-        ValueError: a file has another layout, or there is none.
+        ValueError: there is no file, or a file has another layout.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageNet64(Dataset):
             self.indexes = np.delete(self.indexes, removed)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a worker that is not forked opens the files, and is not sent what is in them
+        # a spawned worker opens the files itself; arrays would be pickled whole
         return {**self.__dict__, "arrays": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,11 +94,11 @@ class ImageNet64(Dataset):
         return self.transform(image) if self.transform else image
 
     def batch(self, indexes: Sequence[int], keys: Sequence[int] = ()) -> Tensor:
-        """Images as uint8, ``[n, 3, 64, 64]``.
+        """Return images, uint8, ``[n, 3, 64, 64]``.
 
         Args:
-            indexes: which, each in 0..len-1.
-            keys: not used; an image is always whole.
+            indexes: numbers of the images, each in 0..len-1.
+            keys: not used; images are not cropped.
         """
         where = self.indexes[np.asarray(indexes)]
         files = np.searchsorted(self.ends, where, "right")
@@ -126,13 +126,13 @@ def _read_indexes(path: Path, count: int) -> np.ndarray:
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """``data`` of an npz file, mapped into memory."""
+    """Return the array ``data`` of an npz file, mapped into memory."""
     unpacked = path.with_suffix(".data.npy")
     try:
         with zipfile.ZipFile(path) as archive:
             if "data.npy" not in archive.namelist():
-                held = ", ".join(archive.namelist())
-                raise ValueError(f"{path}: expected an array data, got {held}")
+                names = ", ".join(archive.namelist())
+                raise ValueError(f"{path}: expected an array data, got {names}")
             member = archive.getinfo("data.npy")
             _check_layout(path, archive)
             if member.compress_type == zipfile.ZIP_STORED:
@@ -167,7 +167,7 @@ def _check_layout(path: Path, archive: zipfile.ZipFile) -> None:
 
 def _map_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     with path.open("rb") as file:
-        # a local header: 30 bytes, of which the last four tell the lengths of two fields
+        # a local header has 30 bytes; the last four are the lengths of the name and extra
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
         file.seek(member.header_offset + 30 + name + extra)
@@ -189,23 +189,23 @@ def _unpack(archive: zipfile.ZipFile, path: Path) -> None:
 
 @register_dataset("Photographs")
 class Photographs(Dataset):
-    """Random crops of photographs, box-averaged by a random whole factor.
+    """Random crops of photographs, box-averaged by a random integer factor.
 
-    Files that cannot be read, or are too small, are left out with a warning that names
-    them; one that turns out to be damaged gives way to the next.
+    Files that cannot be read or are too small are skipped with a warning. If a file turns
+    out to be damaged later, the next file takes its place.
 
     Args:
-        root: a folder of images, flat, or with folders ``train`` and ``test`` as for
+        root: a folder of images, or one with folders ``train`` and ``test`` as for
             CompressAI's ``ImageFolder``.
-        transform: takes a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
-        split: the folder to look in, where there are such folders.
+        transform: function of a ``PIL.Image.Image``, as in CompressAI's ``ImageFolder``.
+        split: the folder to read, if ``root`` has such folders.
         size: side of the crops, in pixels.
-        max_factor: largest factor to average by; 1 leaves photographs as they are.
-        vary_colours: give half of the crops another brightness, contrast and white
-            point, where a few photographs must stand for many.
+        max_factor: largest factor to average by; 1 keeps the resolution.
+        vary_colours: change brightness, contrast and white point of half of the crops, to
+            augment a small set of photographs.
 
     Raises:
-        ValueError: there is no image of that size, or no such split.
+        ValueError: there is no image of at least that size, or no such split.
     """
 
     def __init__(
@@ -226,11 +226,11 @@ class Photographs(Dataset):
         self.transform, self.size, self.max_factor = transform, size, max_factor
         self.vary_colours = vary_colours
         self.files: list[Path] = []
-        self.factors: list[int] = []  # the largest that leaves an image of that size
+        self.factors: list[int] = []  # for each, the largest factor that a crop allows
         n_bytes = 0
-        found = folder.rglob("*") if folder.is_dir() else ()
-        for file in sorted(f for f in found if f.suffix.lower() in SUFFIXES):
-            if not file.is_file():  # a folder, a pipe, a link to nothing
+        paths = folder.rglob("*") if folder.is_dir() else ()
+        for file in sorted(f for f in paths if f.suffix.lower() in SUFFIXES):
+            if not file.is_file():  # a folder, a pipe, a broken link
                 log.warning("left out %s: it is no file", file)
                 continue
             try:
@@ -262,16 +262,16 @@ class Photographs(Dataset):
         return self.transform(image) if self.transform else image
 
     def batch(self, indexes: Sequence[int], keys: Sequence[int]) -> Tensor:
-        """Crops as uint8, ``[n, 3, size, size]``.
+        """Return crops, uint8, ``[n, 3, size, size]``.
 
         Args:
-            indexes: the photographs, each in 0..len-1.
-            keys: what decides, for each, about factor, place and flip.
+            indexes: numbers of the photographs, each in 0..len-1.
+            keys: seeds of the random choices, such as factor, position and flip.
         """
         return torch.from_numpy(np.stack([self.crop(*i) for i in zip(indexes, keys)]))
 
     def crop(self, index: int, key: int) -> np.ndarray:
-        """One crop, uint8, ``[3, size, size]``."""
+        """Return one crop, uint8, ``[3, size, size]``, see :meth:`batch`."""
         index, photograph = self._readable(index)
         rng = random.Random(key)
         factor, side = rng.randint(1, self.factors[index]), self.size
@@ -290,7 +290,7 @@ class Photographs(Dataset):
         return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
     def _readable(self, index: int) -> tuple[int, np.ndarray]:
-        """A photograph, or the next one that is not damaged."""
+        """Return a photograph and its number, or the next one that is not damaged."""
         for i in (*range(index, len(self.files)), *range(index)):
             if i in self._damaged:
                 continue

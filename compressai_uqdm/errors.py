@@ -1,11 +1,11 @@
-"""What can be wrong with bytes that are to be decoded."""
+"""Exceptions of decoding."""
 
 __all__ = ["DamagedFileError", "DamagedStringError"]
 
 
 class DamagedStringError(ValueError):
-    """A string is not what this model wrote for this image size."""
+    """A string is damaged, or was coded with another model, image size or seed."""
 
 
 class DamagedFileError(DamagedStringError):
-    """A file is not what was written."""
+    """A file is damaged, is not a ``.uqdm`` file, or does not fit the model."""

@@ -1,11 +1,11 @@
-"""PyTorch and CompressAI, imported quickly: importing this module imports both.
+"""Imports PyTorch and CompressAI, without the modules that coding does not use.
 
-CompressAI and PyTorch import modules that coding a picture does not use and that take
-three seconds: PyTorch Geometric, torchvision, ``scipy.stats``, ``torch.export`` and, of
-CompressAI itself, data sets and transforms. Here these statements bind stand-ins instead,
-which import the module when something in it is used. Only statements in CompressAI and
-PyTorch, in this thread, get stand-ins, and ``sys.modules`` never holds one: all other code
-imports the modules themselves.
+CompressAI and PyTorch import modules that coding a picture does not use and that take three
+seconds: PyTorch Geometric, torchvision, ``scipy.stats``, ``torch.export``, and CompressAI's
+data sets and transforms. While this module imports the two libraries, those imports bind
+stand-ins, which import the module on first use. Only imports by CompressAI and PyTorch, in
+this thread, get stand-ins, and ``sys.modules`` never holds one. All other code imports the
+real modules.
 
 Modules of this package that use PyTorch or CompressAI import this module first.
 """
@@ -32,15 +32,15 @@ UNUSED = {
     ],
     "compressai.entropy_models.entropy_models": ["scipy.stats"],
 }
-"""Importing modules, each with what it imports and coding does not use."""
+"""Importing modules, each with the modules that it imports and coding does not use."""
 
 
 class StandIn(ModuleType):
-    """Takes the place of a module, or of a package of one, and imports it when it is used.
+    """A module that imports the real module, or its package, on first use.
 
     Args:
         name: full name of the module.
-        unused: full names of the modules below it that get stand-ins too.
+        unused: full names of submodules that get stand-ins too.
     """
 
     def __init__(self, name: str, unused: Collection[str]):
@@ -56,11 +56,11 @@ class StandIn(ModuleType):
 
 @contextmanager
 def stand_ins(unused: Mapping[str, Collection[str]]) -> Iterator[None]:
-    """Bind stand-ins where this thread's imports would import what is not used.
+    """Bind stand-ins for unused modules in the imports of this thread.
 
     Args:
-        unused: importing modules, each with the full names of what it imports and gets
-            stand-ins for. It gets the module itself where that is imported already.
+        unused: importing modules, each with the full names of the modules to replace.
+            Modules that are imported already are not replaced.
     """
     import_, thread = builtins.__import__, threading.get_ident()
 
@@ -73,22 +73,22 @@ def stand_ins(unused: Mapping[str, Collection[str]]) -> Iterator[None]:
     ) -> ModuleType:
         if threading.get_ident() == thread and globals and not level:
             names = unused.get(globals.get("__name__", ""), ())
-            late = [module for module in names if module not in sys.modules]
-            if name in late and not fromlist:
-                return StandIn(name.partition(".")[0], late)
+            missing = [module for module in names if module not in sys.modules]
+            if name in missing and not fromlist:
+                return StandIn(name.partition(".")[0], missing)
             for child in fromlist or ():
-                if f"{name}.{child}" in late:
-                    # the import that follows leaves alone what has a value
-                    setattr(sys.modules[name], child, StandIn(f"{name}.{child}", late))
+                if f"{name}.{child}" in missing:
+                    # Python does not import a submodule whose name is already set
+                    setattr(sys.modules[name], child, StandIn(f"{name}.{child}", missing))
         return import_(name, globals, locals, fromlist, level)
 
-    # by this name Python leaves imports out of tracebacks and of the places of warnings
+    # Python omits code with this file name from tracebacks and locations of warnings
     bind.__code__ = bind.__code__.replace(co_filename="<frozen importlib._bootstrap>")
     builtins.__import__ = bind
     try:
         yield
     finally:
-        thread = 0  # where others have replaced it meanwhile, it changes nothing any more
+        thread = 0  # disables the hook, in case other code has wrapped it meanwhile
         if builtins.__import__ is bind:
             builtins.__import__ = import_
 
@@ -96,12 +96,12 @@ def stand_ins(unused: Mapping[str, Collection[str]]) -> Iterator[None]:
 def import_on_access(
     module: ModuleType, names: Collection[str], import_: Callable[[str], Any]
 ) -> None:
-    """Take names out of a module until they are asked for.
+    """Delete names from a module, and import their values on first access.
 
     Args:
         module: the module.
-        names: those of its names that have stand-ins, or values that are not complete.
-        import_: returns the value of a name.
+        names: names whose values are stand-ins or incomplete.
+        import_: returns the complete value of a name.
     """
     before = vars(module).get("__getattr__")
 
@@ -118,7 +118,7 @@ def import_on_access(
 
 
 def _import_unused(package: ModuleType) -> None:
-    """Have the stand-ins in a package imported by who asks for them."""
+    """Replace the stand-ins in a package by imports on first access."""
     names = {name for name, value in vars(package).items() if type(value) is StandIn}
     import_on_access(
         package, names, lambda name: importlib.import_module(f"{package.__name__}.{name}")
@@ -126,18 +126,18 @@ def _import_unused(package: ModuleType) -> None:
 
 
 def _complete_registries() -> None:
-    """Have CompressAI's registries of data sets and transforms filled on access."""
+    """Fill CompressAI's registries of data sets and transforms on first access."""
     registry = importlib.import_module("compressai.registry")
     values = {name: getattr(registry, name) for name in ("DATASETS", "TRANSFORMS")}
 
     def fill(name: str) -> Any:
-        known: dict[str, Any] = {}
+        transforms: dict[str, Any] = {}
         for library in ("torchvision.transforms", "torch_geometric.transforms"):
-            found = vars(importlib.import_module(library))
-            known |= {k: v for k, v in found.items() if k[0].isupper()}
+            names = vars(importlib.import_module(library))
+            transforms |= {k: v for k, v in names.items() if k[0].isupper()}
         for module in ("compressai.datasets", "compressai.transforms"):
             importlib.import_module(module)  # they register themselves
-        values["TRANSFORMS"].update(known | values["TRANSFORMS"])
+        values["TRANSFORMS"].update(transforms | values["TRANSFORMS"])
         vars(registry).update(values)
         return values[name]
 
@@ -157,11 +157,11 @@ def _import_libraries() -> None:
 
 @contextmanager
 def _threads_that_sleep() -> Iterator[None]:
-    """Have PyTorch's threads, if it is imported meanwhile, sleep while they wait.
+    """Let OpenMP's threads sleep while they wait, if PyTorch is imported in this context.
 
-    By default they spin, and where other programs use the processor too, they take its time
-    from the thread that they wait for: a step of training took thirty times as long. Their
-    library reads the environment once, when it is loaded.
+    By default they spin. If other programs use the processor too, the spinning threads take
+    its time from the thread that they wait for: a training step took thirty times as long.
+    OpenMP reads the environment once, when PyTorch loads it.
     """
     if "OMP_WAIT_POLICY" in os.environ:
         yield

@@ -1,4 +1,4 @@
-"""The bound on -log p(x) that a UQDM is trained on."""
+"""The training loss of UQDM: the variational bound on -log p(x), in bits."""
 
 from . import libraries  # noqa: F401  isort: skip
 
@@ -17,27 +17,27 @@ __all__ = ["BitsPerDimensionLoss"]
 
 @register_criterion("BitsPerDimensionLoss")
 class BitsPerDimensionLoss(nn.Module):
-    """The bound in bits per dimension, with its parts.
+    """The bound in bits per dimension, and its terms.
 
-    Takes what :class:`.UQDM` returns in training. A part may be of some of the images
-    only, drawn at random: its mean stands for that of all.
+    The input is the output of :class:`.UQDM` in training. A term may cover a random subset
+    of the images; its mean estimates the mean over all images.
     """
 
     def forward(
         self, output: dict[str, Any], target: Tensor | None = None
     ) -> dict[str, Any]:
-        """The loss and what it is made of.
+        """Return the loss and its terms, in bits per dimension.
 
         Args:
-            output: dict with ``likelihoods``, tensors ``[n, 3, H, W]`` by name.
-            target: not used; there is no distortion but in bits.
+            output: dict with ``likelihoods``, a dict of tensors ``[n, 3, H, W]``.
+            target: not used; the bound has no separate distortion.
 
         Returns:
-            ``loss``, their sum, and a scalar for each likelihood: ``prior``,
-            ``stage_1``, ..., ``stage_T``, ``pixels``.
+            one scalar for each likelihood (``prior``, ``stage_1``, ..., ``stage_T``,
+            ``pixels``), and their sum as ``loss``.
         """
-        parts = {
+        terms = {
             name: likelihoods.log().mean() / -math.log(2)
             for name, likelihoods in output["likelihoods"].items()
         }
-        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}

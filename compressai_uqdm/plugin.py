@@ -1,11 +1,11 @@
 """Registration with CompressAI and Pillow, without an import by the user.
 
-PyTorch's own import calls the entry point of the group ``torch.backends``, which imports
-the package (``compressai_uqdm_autoload.py``), and the package calls :func:`autoload`. An
-error there would break ``import torch``, so this module imports next to nothing. It asks
-to be called back once ``compressai.zoo`` has been imported, or ``PIL.ImageFile``, as Pillow
-does when it first opens or saves a picture. Whatever fails, the importing program gets a
-warning and goes on.
+``import torch`` calls the entry point of the group ``torch.backends``. That imports this
+package (``compressai_uqdm_autoload.py``), and the package calls :func:`autoload`. An error
+there would break ``import torch``, so this module imports very little. It registers two
+hooks: one runs after ``compressai.zoo`` is imported, the other after ``PIL.ImageFile``,
+which Pillow imports when it first opens or saves a picture. If anything fails, the program
+gets a warning and continues.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ __all__ = ["autoload"]
 
 
 def autoload() -> None:
-    """Register models with CompressAI, files with Pillow, now or once they are imported."""
+    """Register models with CompressAI and files with Pillow, now or after their import."""
     try:
         from wrapt import register_post_import_hook
 
@@ -47,5 +47,5 @@ def _warn(what: str, error: Exception) -> None:
         f"compressai-uqdm could not add {what}: {error!r}; reinstall it, or remove it with "
         '"pip uninstall compressai-uqdm"'
     )
-    with contextlib.suppress(Exception):  # warnings may be errors, or have no stream
+    with contextlib.suppress(Exception):  # a program may turn warnings into errors
         warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Modules that half precision leaves alone."""
+"""Modules that stay in single precision if their model is converted to half precision."""
 
 from collections.abc import Callable
 from typing import Self
@@ -11,17 +11,17 @@ __all__ = ["SinglePrecision"]
 
 
 class SinglePrecision:
-    """Mixed into a module that ``half()`` and ``bfloat16()`` leave in single precision.
+    """Mixin for modules that ``half()`` and ``bfloat16()`` leave in single precision.
 
-    Entropy models and noise schedules are small, and everything that is coded follows from
-    them: their tables, and the integers that weights stand for, would be others.
+    Entropy models and noise schedules are small, and the bitstream depends on them: in half
+    precision their tables and integer weights would change.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def convert(t: Tensor) -> Tensor:
-            found = fn(t)
-            is_half = found.dtype in (torch.float16, torch.bfloat16)
-            return t.to(found.device) if is_half else found
+            converted = fn(t)
+            is_half = converted.dtype in (torch.float16, torch.bfloat16)
+            return t.to(converted.device) if is_half else converted
 
         super()._apply(convert, recurse)  # type: ignore[misc]
         return self

@@ -1,10 +1,9 @@
-"""Settings of the process, on which what is coded must not depend.
+"""Independence of coding from the numeric settings of the process.
 
-Programs choose how PyTorch and NumPy compute: with how many bits matrices are multiplied,
-in which type inside of ``torch.autocast``, what a number too small for its type raises.
-Encoders and decoders compute the same integers under all of these choices, and leave them
-as they were. Types and devices that PyTorch takes by default are no matter for this module:
-whatever creates a tensor names both.
+A program can set how PyTorch and NumPy compute: the precision of matrix products, the type
+inside ``torch.autocast``, the reaction to underflow. Encoders and decoders compute the same
+integers under all settings, and restore them afterwards. PyTorch's default type and device
+need no care here, because all code of this package names both when it creates a tensor.
 """
 
 import functools
@@ -29,10 +28,10 @@ R = TypeVar("R")
 
 @contextmanager
 def exact_floats() -> Iterator[None]:
-    """Compute in the type that tensors have, whatever the process or the thread is set to.
+    """Compute in the types of the tensors, whatever the settings of process and thread.
 
-    Several threads may be inside at once. The settings of the process are restored when
-    the last of them leaves.
+    Several threads may be inside at once. The settings of the process are restored when the
+    last of them leaves.
     """
     _enter()
     try:
@@ -48,9 +47,9 @@ def exact_floats() -> Iterator[None]:
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a function run as it is where ``torch.compile`` compiles what calls it.
+    """Return the function, excluded from ``torch.compile`` where a caller is compiled.
 
-    The compiler computes in its own way what NumPy does, and does not know all of it.
+    The compiler replaces NumPy by its own implementation, which is incomplete.
     """
 
     @functools.wraps(function)
@@ -62,13 +61,13 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-# ---- what is set for the whole process ----
+# ---- settings of the process ----
 
 _lock = threading.Lock()
 _inside: Counter[int] = Counter()
-"""How many times each thread is inside of :func:`exact_floats`."""
+"""How many times each thread has entered :func:`exact_floats`."""
 _restore: list[Callable[[], None]] = []
-"""Restores what the first of them changed."""
+"""Restores the settings that the first thread changed."""
 
 
 def _enter() -> None:
@@ -89,9 +88,9 @@ def _leave() -> None:
 
 
 def _after_fork() -> None:
-    """Forget the threads that a child process does not have."""
-    here = threading.get_ident()
-    for thread in set(_inside) - {here}:
+    """Remove the threads that a forked process does not have."""
+    current = threading.get_ident()
+    for thread in set(_inside) - {current}:
         del _inside[thread]
     if _restore and not _inside:
         _restore.pop()()
@@ -105,24 +104,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def _set_single_precision() -> Callable[[], None]:
-    """Have products of matrices computed in single precision.
+    """Set matrix products and convolutions to full single precision.
 
     Returns:
-        a function that restores what was set before.
+        a function that restores the settings from before.
     """
     mkldnn: Any = torch.backends.mkldnn
     cuda: Any = torch.backends.cuda
     kinds: list[tuple[Any, Any]] = [(cuda.matmul, torch.backends)]
     kinds += [(getattr(mkldnn, name, None), mkldnn) for name in ("conv", "matmul")]
     before = []
-    for kind, of_all in kinds:
+    for kind, parent in kinds:
         if hasattr(kind, "fp32_precision"):
             precision = kind.fp32_precision
-            # one that was not set is read as that of all, and must go on following it
-            follows = precision == getattr(of_all, "fp32_precision", None)
-            before.append((kind, "none" if follows else precision))
+            # an unset precision reads as its parent's, and must be restored as unset
+            inherits = precision == getattr(parent, "fp32_precision", None)
+            before.append((kind, "none" if inherits else precision))
     older = _older_precision()
-    if older != "highest":  # cuBLAS refuses to work where the two disagree
+    if older != "highest":  # cuBLAS raises an error if the two settings disagree
         torch.set_float32_matmul_precision("highest")
     for kind, _ in before:
         kind.fp32_precision = "ieee"
@@ -137,9 +136,9 @@ def _set_single_precision() -> Callable[[], None]:
 
 
 def _older_precision() -> str:
-    """What ``torch.set_float32_matmul_precision`` set.
+    """Return the value of ``torch.set_float32_matmul_precision``.
 
-    PyTorch does not tell where the newer settings were used; then it is "highest".
+    PyTorch raises an error if the newer settings were used; the value is then "highest".
     """
     try:
         return torch.get_float32_matmul_precision()

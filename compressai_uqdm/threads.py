@@ -1,7 +1,7 @@
-"""Python threads for parts of a picture.
+"""Python threads that process parts of a picture in parallel.
 
-Operations on a part are too small for PyTorch's own threads to bring anything; but while
-they compute, they let other threads of Python run, and so do NumPy's.
+Operations on one part are too small to gain from PyTorch's own threads. PyTorch and NumPy
+release Python's lock while they compute, so several Python threads run at the same time.
 """
 
 import functools
@@ -19,10 +19,10 @@ import torch
 __all__ = ["parallel_map", "single_threaded_ops", "single_threaded_if_forked"]
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-_MOST = 8
-"""Threads at most: each holds a part in memory, and what is coded in turn takes longer."""
+_MAX_THREADS = 8
+"""Each thread holds a part in memory, and the sequential coding limits the gain."""
 
 _CPU = torch.device("cpu")
 
@@ -31,10 +31,10 @@ _number: ContextVar[int] = ContextVar("number of threads")
 
 @contextmanager
 def single_threaded_ops() -> Iterator[None]:
-    """Do not divide operations among threads, but have as many for :func:`parallel_map`.
+    """Run each operation of this thread in one thread; keep :func:`parallel_map` parallel.
 
-    Divided, operations of a tenth of a millisecond take longer than in one thread. Other
-    threads of the program keep the number that they have.
+    PyTorch takes longer for an operation of a tenth of a millisecond in several threads
+    than in one. Other threads of the program keep their setting.
     """
     with _lock:
         number = torch.get_num_threads()
@@ -51,60 +51,60 @@ def single_threaded_ops() -> Iterator[None]:
 
 
 def single_threaded_if_forked() -> AbstractContextManager[None]:
-    """As :func:`single_threaded_ops` in a process that was forked, and nothing elsewhere.
+    """Return :func:`single_threaded_ops` in a forked process, else a null context.
 
-    The threads that operations are divided among are not forked, and OpenMP would wait for
-    them forever.
+    OpenMP's threads do not exist in a forked process, and OpenMP would wait for them
+    forever.
     """
     return single_threaded_ops() if _is_forked else nullcontext()
 
 
 def _set_own_number(number: int) -> None:
-    """Set the number of threads that operations of this thread are divided among.
+    """Set the number of PyTorch's threads for the operations of this thread only.
 
-    PyTorch's function sets at once what threads start with that have computed nothing yet.
-    A new thread finds that number, and sets it again.
+    PyTorch's setter also changes the default of threads that have not computed yet. A new
+    thread reads that default before, and sets it again after.
     """
-    known, is_set = threading.Event(), threading.Event()
+    is_read, is_set = threading.Event(), threading.Event()
 
     def keep() -> None:
-        found = torch.get_num_threads()
-        known.set()
+        default = torch.get_num_threads()
+        is_read.set()
         is_set.wait()
-        torch.set_num_threads(found)
+        torch.set_num_threads(default)
 
     with _lock:
         keeper = threading.Thread(target=keep)
         keeper.start()
-        known.wait()
-        torch.get_num_threads()  # the first use of a thread would undo what was set before
+        is_read.wait()
+        torch.get_num_threads()  # else the first use in this thread resets the number
         torch.set_num_threads(number)
         is_set.set()
         keeper.join()
 
 
 def parallel_map(
-    function: Callable[[Item], Found], items: Iterable[Item], device: torch.device = _CPU
-) -> list[Found]:
-    """What a function gives for each item, in their order.
+    function: Callable[[Item], Result], items: Iterable[Item], device: torch.device = _CPU
+) -> list[Result]:
+    """Return the results of a function for all items, in their order.
 
-    It runs in as many threads as PyTorch has in the caller's thread, see also
-    :func:`single_threaded_ops`; with one, in that itself.
-    Gradients are kept or not as there.
+    The number of threads is that of PyTorch in the calling thread, or its value before
+    :func:`single_threaded_ops`. With one thread, the function runs in the calling thread.
+    The threads record gradients if the calling thread does.
 
     Args:
-        function: what to do; where it raises for an item, this raises the same.
-        items: the parts. No more are computed at once than there are threads.
-        device: where it computes; one by one, unless that is the CPU.
+        function: the function; its exceptions are raised in the calling thread.
+        items: its arguments. No more of them are processed at once than there are threads.
+        device: device of the computation; unless it is the CPU, items run one by one.
     """
     items = list(items)
-    threads = min(_number.get(torch.get_num_threads()), _MOST)
+    threads = min(_number.get(torch.get_num_threads()), _MAX_THREADS)
     if min(threads, len(items)) < 2 or device.type != "cpu":
         return [function(item) for item in items]
-    # settings of a thread, unlike those of precision
+    # these are settings of a thread, unlike those of precision
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def run(item: Item) -> Found:
+    def run(item: Item) -> Result:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return function(item)
 
@@ -113,12 +113,12 @@ def parallel_map(
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that wait for work, and leave operations undivided."""
+    """Return a pool of threads whose operations run in one thread each."""
     return ThreadPoolExecutor(threads, "parts", lambda: _set_own_number(1))
 
 
 _lock = threading.Lock()
-"""Held where a thread's number is set, or may be found for the first time."""
+"""Held while a thread's number is set or read."""
 
 _is_forked = False
 

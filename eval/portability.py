@@ -32,12 +32,12 @@ from compressai_uqdm import UQDM, DamagedStringError
 from compressai_uqdm.families.uqdm import windowed
 from compressai_uqdm.models.coding import Decoder
 from compressai_uqdm.quantization.dither import dither
-from compressai_uqdm.quantization.rounding import MARGIN, Guard
+from compressai_uqdm.quantization.rounding import MARGIN, Rounding
 
 KINDS = ("scale", "location")
 
 
-class Watch(Guard):
+class Watch(Rounding):
     """Keeps the numbers that are rounded."""
 
     def __init__(self) -> None:

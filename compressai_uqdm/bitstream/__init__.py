@@ -1,1 +1,1 @@
-"""Symbols and bytes: the range coder and the integer tables that it codes with."""
+"""Symbols and bytes: the range coder and the integer CDF tables that it codes with."""

@@ -1,12 +1,11 @@
-"""Integer tables of the priors, the same on every platform.
+"""Integer CDF tables, the same on every platform.
 
-Exponentials of a mathematical library differ in the last bit from one to another; here
-everything is made of float64 sums, products and quotients, which IEEE 754 fixes, so
-that encoder and decoder round to the same integers wherever they run.
+The exponentials of two mathematical libraries may differ in the last bit. This module uses
+float64 sums, products and quotients only. IEEE 754 defines their results, so encoder and
+decoder round them to the same integers on every machine.
 
-A table is a row of integer weights that sum to 2^24 - n for n symbols. constriction
-gives every symbol one unit more, and the total is then its 2^24 exactly: what is
-computed here is the very table that is coded with.
+A table is a row of n integer weights, one per symbol, that sum to 2^24 - n. constriction
+adds one to the weight of every symbol, so the total is its 2^24 and it normalizes nothing.
 """
 
 import numpy as np
@@ -21,11 +20,11 @@ __all__ = [
 ]
 
 PRECISION = 24
-"""Bits of a probability in the range coder."""
+"""Bits of a probability in the range coder: probabilities are multiples of 2^-24."""
 
 
 def exp(x: np.ndarray) -> np.ndarray:
-    """e^x for -700 <= x <= 0, to about 1e-13, by IEEE basic operations alone."""
+    """Return e^x for x <= 0, to about 1e-13; x below -700 is taken as -700."""
     r = np.maximum(x, -700.0) / 1024  # |r| < 0.7
     term = np.ones_like(r)
     total = np.ones_like(r)
@@ -39,14 +38,14 @@ def exp(x: np.ndarray) -> np.ndarray:
 
 
 def logistic_cdf(x: np.ndarray) -> np.ndarray:
-    """CDF of the logistic distribution with scale 1."""
+    """Return the CDF of the logistic distribution with scale 1."""
     e = exp(-np.abs(x))
     return np.where(x < 0, e, 1.0) / (1 + e)
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
-    """CDF of the standard normal distribution, to about 1e-13 absolute."""
-    # Phi(x) = 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 5) + ...); nothing is left past 8
+    """Return the CDF of the standard normal distribution, to about 1e-13 absolute."""
+    # Phi(x) = 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 5) + ...); the tail past 8 is negligible
     x = np.clip(x, -8.0, 8.0)
     term = x
     total = x
@@ -58,14 +57,27 @@ def normal_cdf(x: np.ndarray) -> np.ndarray:
 
 
 def quantize_cdf(cdf: np.ndarray, n_symbols: int) -> np.ndarray:
-    """Integer values of a CDF, 0 .. 2^24 - n_symbols, whose differences are weights."""
+    """Return a CDF scaled to integers 0..2^24 - n_symbols; their differences are weights.
+
+    Args:
+        cdf: values of the CDF in [0, 1], any shape.
+        n_symbols: number of symbols in a table.
+
+    Returns:
+        int32, same shape.
+    """
     return np.rint(cdf * float((1 << PRECISION) - n_symbols)).astype(np.int32)
 
 
 def symbol_weights(edges: np.ndarray) -> np.ndarray:
-    """Weights of the n + 1 symbols between n integer values of a CDF, float32.
+    """Return the weights of the n + 1 symbols that n integer CDF values separate.
 
-    The outermost two, below the first value and above the last, are what is left.
+    Args:
+        edges: values as from :func:`quantize_cdf`, ascending, ``[..., n]``.
+
+    Returns:
+        float32, ``[..., n + 1]``. The first symbol takes the mass below the first edge,
+        the last symbol the mass above the last edge.
     """
     total = (1 << PRECISION) - (edges.shape[-1] + 1)
     return np.diff(edges, prepend=0, append=total, axis=-1).astype(np.float32)

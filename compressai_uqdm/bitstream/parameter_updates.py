@@ -1,13 +1,13 @@
-"""Small integers that tell how a picture differs from what a prior has learned.
+"""Coding of integer updates that adapt a prior's parameters to one picture.
 
-An encoder may move parameters of a prior, in whole steps, for its picture alone: most by
-none, few by many. Vectors of steps have a spread each, and stand in the stream before
-what they are for.
+An encoder may move parameters of a prior in whole steps. The updates are side information:
+the stream holds them before the symbols that they apply to. Most pictures leave most
+parameters alone. Each vector of updates is coded with a logistic of its own scale.
 
-Adapting a decoder by what is sent with the picture is known from van Rozendaal et al.,
-"Overfitting for Fun and Profit" (ICLR 2021), and Strümpler et al., "Implicit Neural
-Representations for Image Compression" (ECCV 2022), for whole networks; here it is a few
-hundred numbers that enter a prior linearly, and are found in a second.
+van Rozendaal et al., "Overfitting for Fun and Profit" (ICLR 2021), and Strümpler et al.,
+"Implicit Neural Representations for Image Compression" (ECCV 2022), adapt whole networks by
+coded updates. Here the updates are a few hundred numbers that enter the prior linearly, and
+the encoder finds them within a second.
 """
 
 import functools
@@ -20,62 +20,62 @@ import numpy as np
 from .cdf import PRECISION, logistic_cdf, quantize_cdf, symbol_weights
 from .symbols import SymbolCoder
 
-__all__ = ["SPREADS", "STEPS_MAX", "code", "cost", "tables"]
+__all__ = ["SCALES", "UPDATE_MAX", "code", "cost", "tables"]
 
-STEPS_MAX = 127
-"""Steps in either direction."""
+UPDATE_MAX = 127
+"""Largest update, in steps of its parameter, in either direction."""
 
-SPREADS = 0.05 * 1.6 ** np.arange(16)
-"""Scales, in steps, of the logistics that steps are coded with; by the first, zeros cost
-next to nothing."""
+SCALES = 0.05 * 1.6 ** np.arange(16)
+"""Scales, in steps, of the logistics that updates are coded with. With the first of them
+zeros cost next to nothing."""
 
 
 @functools.cache
 def tables() -> np.ndarray:
-    """Weights of the steps -127..127 for each spread, float32, ``[16, 255]``."""
-    edges = np.arange(-STEPS_MAX, STEPS_MAX) + 0.5
-    cdf = logistic_cdf(edges / SPREADS[:, None])
-    return symbol_weights(quantize_cdf(cdf, 2 * STEPS_MAX + 1))
+    """Return the weights of updates -127..127 for each scale, float32, ``[16, 255]``."""
+    edges = np.arange(-UPDATE_MAX, UPDATE_MAX) + 0.5
+    cdf = logistic_cdf(edges / SCALES[:, None])
+    return symbol_weights(quantize_cdf(cdf, 2 * UPDATE_MAX + 1))
 
 
 def code(
     coder: SymbolCoder, vectors: Sequence[np.ndarray] | None, sizes: Sequence[int]
 ) -> tuple[list[np.ndarray], bool]:
-    """Code some vectors of steps: whether there are any, then a spread and steps of each.
+    """Code vectors of updates: a flag whether any is not 0, then each scale and vector.
 
     Args:
-        coder: where symbols come from and go to.
-        vectors: the steps, -127..127, or None where they are to be read.
-        sizes: of the vectors.
+        coder: encoder, decoder or rate estimator.
+        vectors: the updates, -127..127, or None to decode them.
+        sizes: lengths of the vectors.
 
     Returns:
-        the vectors, int64, 0 where the stream ended, and whether all of them were there.
+        the vectors, int64, 0 where a truncated bitstream ended, and whether it held all.
     """
-    found = [np.zeros(size, np.int64) for size in sizes]
-    given: Sequence[np.ndarray | None] = [None] * len(sizes)
+    decoded = [np.zeros(size, np.int64) for size in sizes]
+    targets: Sequence[np.ndarray | None] = [None] * len(sizes)
     is_any = None
     if vectors is not None:
-        given = vectors
+        targets = vectors
         is_any = np.array([int(any(vector.any() for vector in vectors))])
-    is_any, there = coder.code_categorical(is_any, _uniform(2))
+    is_any, is_coded = coder.code_categorical(is_any, _uniform(2))
     if not is_any[0]:
-        return found, bool(there[0])
-    for steps, vector in zip(found, given):
-        spread = None if vector is None else np.array([_cheapest(vector)[1]])
-        spread, there = coder.code_categorical(spread, _uniform(len(SPREADS)))
-        symbols = None if vector is None else vector + STEPS_MAX
-        if there.all():
-            weights = np.repeat(tables()[spread], len(steps), 0)
-            symbols, there = coder.code_categorical(symbols, weights)
-            steps[:] = np.where(there, symbols - STEPS_MAX, 0)
-        if not there.all():
-            return found, False
-    return found, True
+        return decoded, bool(is_coded[0])
+    for updates, vector in zip(decoded, targets):
+        scale = None if vector is None else np.array([_cheapest(vector)[1]])
+        scale, is_coded = coder.code_categorical(scale, _uniform(len(SCALES)))
+        symbols = None if vector is None else vector + UPDATE_MAX
+        if is_coded.all():
+            weights = np.repeat(tables()[scale], len(updates), 0)
+            symbols, is_coded = coder.code_categorical(symbols, weights)
+            updates[:] = np.where(is_coded, symbols - UPDATE_MAX, 0)
+        if not is_coded.all():
+            return decoded, False
+    return decoded, True
 
 
 def cost(vectors: Sequence[np.ndarray]) -> float:
-    """Nats that vectors of steps take, beyond what says that there are any."""
-    bits = sum(_cheapest(vector)[0] + math.log2(len(SPREADS)) for vector in vectors)
+    """Return the nats that vectors of updates take, without the flag before them."""
+    bits = sum(_cheapest(vector)[0] + math.log2(len(SCALES)) for vector in vectors)
     return bits * math.log(2)
 
 
@@ -83,7 +83,7 @@ def _uniform(n: int) -> np.ndarray:
     return np.full((1, n), (1 << PRECISION) // n - 1, np.float32)
 
 
-def _cheapest(steps: np.ndarray) -> tuple[float, int]:
-    """Bits of steps by the spread that suits them best, and which that is."""
-    bits = -np.log2((tables()[:, steps + STEPS_MAX] + 1.0) / (1 << PRECISION)).sum(1)
+def _cheapest(updates: np.ndarray) -> tuple[float, int]:
+    """Return the bits of a vector with its cheapest scale, and the index of that scale."""
+    bits = -np.log2((tables()[:, updates + UPDATE_MAX] + 1.0) / (1 << PRECISION)).sum(1)
     return float(bits.min()), int(bits.argmin())

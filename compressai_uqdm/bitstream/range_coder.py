@@ -1,11 +1,12 @@
-"""One continuous stream of range-coded symbols, cut into a segment per stage.
+"""One continuous stream of range-coded symbols, split into a segment per stage.
 
 The range coder is constriction's: written in Rust, safe on any input, with 24-bit
-models. A stream is cut at the end of every stage such that the words up to there decode
-all stages before it, so a finished stream can be shortened to any stage.
+probabilities. The stream is split such that the words up to the end of a stage suffice to
+decode that stage, so a finished stream can be truncated to any number of stages.
 
-A segment is the stage's 32-bit words, little-endian, and three bytes of a CRC-32 over what
-they decode to and over them; it finds damage, and strings of another model.
+A segment is the stage's 32-bit words, little-endian, followed by three bytes of a CRC-32
+over the decoded values and the words. The checksum detects damage and strings of another
+model.
 """
 
 import zlib
@@ -26,18 +27,20 @@ __all__ = [
     "check_strings",
 ]
 
-Written: TypeAlias = constriction.stream.queue.RangeEncoder
+ReencodedPrefix: TypeAlias = constriction.stream.queue.RangeEncoder
+"""The symbols decoded so far, encoded again. Its position is the decoder's, which
+constriction's decoder does not provide."""
 
 _CRC_BYTES = 3
 _WORD = np.dtype("<u4")
-_AT_ONCE = 1 << 12  # symbols between two checks of the position
+_CHUNK = 1 << 12  # symbols between two checks of the position
 _categorical: Any = constriction.stream.model.Categorical(perfect=False)
 
 
 def _crc_of_values(values: np.ndarray, stage: int) -> int:
     crc = stage
-    for part in values:  # one by one, to bound memory
-        crc = zlib.crc32(np.ascontiguousarray(part, "<i4").data, crc)
+    for channel in values:  # one by one, to bound memory
+        crc = zlib.crc32(np.ascontiguousarray(channel, "<i4").data, crc)
     return crc
 
 
@@ -46,7 +49,7 @@ def _checksum(words: bytes, crc_of_values: int) -> bytes:
 
 
 class StreamEncoder:
-    """Range encoder of one picture.
+    """Range encoder of one picture, a :class:`SymbolCoder`.
 
     .. code-block:: python
 
@@ -62,11 +65,11 @@ class StreamEncoder:
         self._crcs: list[int] = []
 
     def encode(self, symbols: np.ndarray, weights: np.ndarray) -> None:
-        """Encode ``symbols[i]`` by the table ``weights[i]``.
+        """Encode ``symbols[i]`` with the table ``weights[i]``.
 
         Args:
-            symbols: integers in 0..n-1, ``[m]``.
-            weights: tables as of :mod:`.bitstream.cdf`, ``[m, n]``.
+            symbols: integers 0..n-1, ``[m]``.
+            weights: tables as defined in :mod:`.bitstream.cdf`, ``[m, n]``.
         """
         if len(symbols):
             weights = np.ascontiguousarray(weights, np.float32)
@@ -75,7 +78,7 @@ class StreamEncoder:
     def code_categorical(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode symbols, ``[m]``: as of :class:`SymbolCoder`."""
+        """Encode symbols, see :meth:`SymbolCoder.code_categorical`."""
         assert r is not None
         self.encode(r, weights)
         return r, np.ones(len(r), bool)
@@ -83,7 +86,7 @@ class StreamEncoder:
     def code_uniform(
         self, r: np.ndarray | None, count: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Likewise."""
+        """Encode symbols, see :meth:`SymbolCoder.code_uniform`."""
         assert r is not None
         if count:
             model = constriction.stream.model.Uniform(size)
@@ -94,22 +97,22 @@ class StreamEncoder:
         """Mark the end of a stage.
 
         Args:
-            values: integers that the decoder will have at this point, for the checksum.
+            values: the integers that the decoder has decoded by then, for the checksum.
         """
         position, (lower, range_) = self._encoder.pos()
         self._ends.append((position, lower, range_))
         self._crcs.append(_crc_of_values(values, len(self._crcs)))
 
     def segments(self) -> list[bytes]:
-        """The strings of all stages that ended, none of them empty."""
+        """Return the segments of all stages that ended; each has a word at least."""
         stream = self._encoder.get_compressed()
         words = np.concatenate([stream, np.zeros(len(self._ends) + 2, np.uint32)])
         start, strings = 0, []
         for (end, lower, range_), crc in zip(self._ends, self._crcs):
-            # The decoder takes missing words as zeros. One word past the position is
-            # enough where the stream, so shortened, stays inside the coder's interval.
-            shortened = (int(words[end]) << 32) - lower
-            end += 1 if shortened % (1 << 64) < range_ else 2
+            # The decoder reads zeros past the last word. One word past the position is
+            # enough if the stream truncated there stays inside the coder's interval.
+            truncated = (int(words[end]) << 32) - lower
+            end += 1 if truncated % (1 << 64) < range_ else 2
             end = max(end, start + 1)
             segment = words[start:end].astype(_WORD).tobytes()
             strings.append(segment + _checksum(segment, crc))
@@ -118,19 +121,19 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Range decoder of one picture.
+    """Range decoder of one picture, a :class:`SymbolCoder`.
 
-    Past the last word the range coder reads zeros, and zeros decode to symbols without end.
+    Past the last word the range coder reads zeros, which decode to any number of symbols.
     So the decoder compares its position with the number of words every few symbols.
 
     Args:
-        strings: the segments of the first stages, as :class:`StreamEncoder` made them.
+        strings: segments of the first stages, from :meth:`StreamEncoder.segments`.
 
     Attributes:
-        written: the decoded symbols, encoded again; its position is the decoder's.
+        reencoded: the decoded symbols, encoded again to obtain the decoder's position.
 
     Raises:
-        DamagedStringError: a segment has a length that no segment has.
+        DamagedStringError: a segment has a length that no segment can have.
     """
 
     def __init__(self, strings: Sequence[bytes]) -> None:
@@ -147,30 +150,33 @@ class StreamDecoder:
         self._n_words = len(words)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
         self._stage = 0
-        self.written = Written()
+        self.reencoded = ReencodedPrefix()
 
     def decode(self, weights: np.ndarray) -> np.ndarray:
-        """Decode one symbol, int32, for each table in ``weights``, ``[m, n]``."""
+        """Decode one symbol, int32, with each table in ``weights``, ``[m, n]``."""
         return self._decode_all(_categorical, np.ascontiguousarray(weights, np.float32))
 
     def code_categorical(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decode symbols; what is not there is 0: as of :class:`SymbolCoder`."""
+        """Decode symbols, see :meth:`SymbolCoder.code_categorical`."""
         return _filled(self.decode(weights), len(weights))
 
     def code_uniform(
         self, r: np.ndarray | None, count: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Likewise."""
+        """Decode symbols, see :meth:`SymbolCoder.code_uniform`."""
         model = constriction.stream.model.Uniform(size)
         return _filled(self._decode_all(model, count), count)
 
     def end_stage(self, values: np.ndarray) -> None:
-        """Check what was decoded of a stage.
+        """Verify the checksum of a stage.
+
+        Args:
+            values: the decoded integers, as passed to :meth:`StreamEncoder.end_stage`.
 
         Raises:
-            DamagedStringError: it is not what was encoded.
+            DamagedStringError: the checksum differs.
         """
         string = self._strings[self._stage]
         crc = _crc_of_values(values, self._stage)
@@ -179,25 +185,30 @@ class StreamDecoder:
         self._stage += 1
 
     def _decode_all(self, model: Any, tables: Any) -> np.ndarray:
-        """Symbols by tables, or by a number of tables where all have the same."""
-        found = [np.zeros(0, np.int32)]
+        """Return the decoded symbols, fewer than asked for where the stream ends early.
+
+        Args:
+            model: constriction's entropy model.
+            tables: the tables, ``[m, n]``, or m where the model has no tables.
+        """
+        decoded = [np.zeros(0, np.int32)]
         n = tables if isinstance(tables, int) else len(tables)
-        for start in range(0, n, _AT_ONCE):
-            m = min(_AT_ONCE, n - start)
-            some = m if isinstance(tables, int) else tables[start : start + m]
-            found.append(self._decode(model, some))
-            if len(found[-1]) < m:  # the stream has ended
+        for start in range(0, n, _CHUNK):
+            m = min(_CHUNK, n - start)
+            chunk = m if isinstance(tables, int) else tables[start : start + m]
+            decoded.append(self._decode(model, chunk))
+            if len(decoded[-1]) < m:  # the stream has ended
                 break
-        return np.concatenate(found)
+        return np.concatenate(decoded)
 
     def _decode(self, model: Any, tables: Any) -> np.ndarray:
         try:
             symbols = self._decoder.decode(model, tables)
-        except AssertionError as error:  # constriction's word for invalid data
+        except AssertionError as error:  # constriction raises this for invalid data
             raise self._damaged() from error
-        _write(self.written, symbols, model, tables)
-        position, _ = self.written.pos()
-        if position > self._n_words:  # an encoder is before the last word of its stage
+        _write(self.reencoded, symbols, model, tables)
+        position, _ = self.reencoded.pos()
+        if position > self._n_words:  # an encoder never is past the last word of its stage
             raise self._damaged()
         return symbols
 
@@ -213,80 +224,82 @@ def _filled(r: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class StageDecoder(StreamDecoder):
-    """Range decoder of one stage, of a picture whose later stages may be still to come.
+    """Range decoder of one stage; later stages may not have arrived yet.
 
     Args:
         strings: the segments of all stages up to this one.
-        written: the stages before, encoded again.
+        reencoded: the symbols of the earlier stages, encoded again.
     """
 
-    def __init__(self, strings: Sequence[bytes], written: Written) -> None:
+    def __init__(self, strings: Sequence[bytes], reencoded: ReencodedPrefix) -> None:
         super().__init__(strings)
-        self.written = written.clone()
-        self._decoder.seek(*written.pos())
+        self.reencoded = reencoded.clone()
+        self._decoder.seek(*reencoded.pos())
         self._stage = len(strings) - 1
 
 
-def _write(encoder: Written, symbols: np.ndarray, model: Any, tables: Any) -> None:
-    # tables are a number of symbols where all have the same
+def _write(encoder: ReencodedPrefix, symbols: np.ndarray, model: Any, tables: Any) -> None:
+    # tables are a number of symbols where the model has no tables
     encoder.encode(symbols, model, *([] if isinstance(tables, int) else [tables]))
 
 
 class TruncatedStageDecoder(StreamDecoder):
-    """Range decoder of a stage of which only the beginning is there.
+    """Range decoder of a truncated stage.
 
-    It decodes with what is missing taken as zeros and as ones. As long as both agree, so
-    would all that could be missing; at the first symbol on which they differ it ends, and
-    from there on gives none.
+    It decodes twice: with the missing bits taken as zeros, and as ones. While both agree,
+    every continuation decodes to the same symbols. At the first symbol that differs the
+    decoder ends, and returns no more symbols.
 
     Args:
-        strings: the segments of the stages before.
-        written: as of :class:`StageDecoder`.
-        cut: the beginning of the segment.
+        strings: the segments of the earlier stages.
+        reencoded: the symbols of the earlier stages, encoded again.
+        cut: a prefix of the segment.
 
     Attributes:
-        n_decoded: the number of symbols decoded.
+        n_decoded: number of symbols decoded.
     """
 
-    def __init__(self, strings: Sequence[bytes], written: Written, cut: bytes) -> None:
+    def __init__(
+        self, strings: Sequence[bytes], reencoded: ReencodedPrefix, cut: bytes
+    ) -> None:
         super().__init__(strings)
         stream = b"".join(string[:-_CRC_BYTES] for string in strings)
-        # whole words: the checksum at a segment's end is none, and is left out
+        # whole words only: the checksum at a segment's end is not a word, so it drops out
         stream += cut[: len(cut) // 4 * 4]
         self._pair = []
         for fill in (b"\0", b"\xff"):
             words = np.frombuffer(stream + fill * 16, _WORD).astype(np.uint32)
             self._pair.append(constriction.stream.queue.RangeDecoder(words))
-        self.written = written.clone()
+        self.reencoded = reencoded.clone()
         self._seek()
         self._ended = False
         self.n_decoded = 0
 
     def end_stage(self, values: np.ndarray) -> None:
-        """Nothing: the checksum is not there."""
+        """Do nothing: a truncated segment has no checksum."""
 
     def _decode(self, model: Any, tables: Any) -> np.ndarray:
         if self._ended:
             return np.zeros(0, np.int32)
         try:
-            least, most = (decoder.decode(model, tables) for decoder in self._pair)
-        except AssertionError:  # one is where the encoder cannot have been
+            low, high = (decoder.decode(model, tables) for decoder in self._pair)
+        except AssertionError:  # one of them is in a state that no encoder reaches
             self._seek()
             return np.concatenate(
                 [self._decode(model, half) for half in self._halve(tables)]
             )
-        differ = np.flatnonzero(least != most)
+        differ = np.flatnonzero(low != high)
         if len(differ):
             self._ended = True
-            least = least[: differ[0]]
+            low = low[: differ[0]]
         else:
-            _write(self.written, least, model, tables)
-        self.n_decoded += len(least)
-        return least
+            _write(self.reencoded, low, model, tables)
+        self.n_decoded += len(low)
+        return low
 
     def _seek(self) -> None:
         for decoder in self._pair:
-            decoder.seek(*self.written.pos())
+            decoder.seek(*self.reencoded.pos())
 
     def _halve(self, tables: Any) -> list[Any]:
         n = tables if isinstance(tables, int) else len(tables)
@@ -298,10 +311,11 @@ class TruncatedStageDecoder(StreamDecoder):
 
 
 def check_strings(strings: Sequence[Sequence[bytes]], max_stages: int) -> int:
-    """The batch size of ``strings[stage][image]``.
+    """Return the batch size of ``strings[stage][image]``.
 
     Raises:
-        ValueError: they are empty, too many, of unequal batch or not bytes.
+        ValueError: there are no strings, too many stages, stages with unequal numbers of
+            strings, or strings that are not bytes.
     """
     if not isinstance(strings, (list, tuple)) or not all(
         isinstance(segment, (list, tuple)) for segment in strings

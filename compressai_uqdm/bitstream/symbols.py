@@ -1,7 +1,8 @@
-"""One interface to code symbols with: a model calls it, and need not know the direction.
+"""The symbol coder: one interface to encode, to decode and to estimate the rate.
 
-The range encoder writes the symbols, the range decoder reads them
-(:mod:`.range_coder`), and :class:`RateEstimator` records how likely they were.
+The range encoder writes the symbols, the range decoder reads them (:mod:`.range_coder`),
+and :class:`RateEstimator` records their likelihoods. Models code all symbols through this
+interface, so one function serves all three.
 """
 
 from typing import Protocol
@@ -14,51 +15,61 @@ __all__ = ["RateEstimator", "SymbolCoder"]
 
 
 class SymbolCoder(Protocol):
-    """Where symbols come from and go to, whichever way a picture is coded."""
+    """Encodes, decodes or estimates symbols."""
 
     def code_categorical(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols r, ``[m]``, by a table of weights for each, ``[m, n]``.
+        """Code m symbols, each with a table of its own.
 
         Args:
-            r: the symbols, or None where they are to be read.
-            weights: tables as of :mod:`.bitstream.cdf`.
+            r: the symbols, integers 0..n-1, ``[m]``, or None to decode them.
+            weights: tables as defined in :mod:`.bitstream.cdf`, float32, ``[m, n]``.
 
         Returns:
-            the symbols, and which of them are there: a stream may end early.
+            the symbols, ``[m]``, and a mask of those that were coded, bool, ``[m]``. A
+            truncated bitstream ends early; symbols that it does not hold are 0.
         """
 
     def code_uniform(
         self, r: np.ndarray | None, count: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols r, ``[count]``, of 0..size-1 that are equally likely; likewise."""
+        """Code symbols that are uniform on 0..size-1.
+
+        Args:
+            r: the symbols, ``[count]``, or None to decode them.
+            count: number of symbols.
+            size: number of values that a symbol can have.
+
+        Returns:
+            the symbols and a mask, as from :meth:`code_categorical`.
+        """
 
 
 class RateEstimator:
-    """Notes the likelihoods of symbols, as a :class:`SymbolCoder`."""
+    """A :class:`SymbolCoder` that records the likelihoods of symbols and writes nothing."""
 
     def __init__(self) -> None:
-        self._noted: list[np.ndarray] = []
+        self._likelihoods: list[np.ndarray] = []
 
     def code_categorical(
         self, r: np.ndarray | None, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Note those of symbols, ``[m]``, all of which are there."""
+        """Record the likelihoods of symbols, see :meth:`SymbolCoder.code_categorical`."""
         assert r is not None
         chosen = np.take_along_axis(weights, r[:, None], 1)[:, 0]
-        self._noted.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
+        self._likelihoods.append((chosen.astype(np.float64) + 1) / (1 << PRECISION))
         return r, np.ones(len(r), bool)
 
     def code_uniform(
         self, r: np.ndarray | None, count: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Likewise."""
+        """Record the likelihoods of symbols, see :meth:`SymbolCoder.code_uniform`."""
         assert r is not None
-        self._noted.append(np.full(count, 1 / size))
+        self._likelihoods.append(np.full(count, 1 / size))
         return r, np.ones(count, bool)
 
     def take(self) -> np.ndarray:
-        """All that were noted since the last time, float64, ``[m]``."""
-        noted, self._noted = self._noted, []
-        return np.concatenate([np.empty(0), *noted])
+        """Return the likelihoods recorded since the last call, float64, ``[m]``."""
+        likelihoods, self._likelihoods = self._likelihoods, []
+        return np.concatenate([np.empty(0), *likelihoods])

@@ -1,4 +1,4 @@
-"""Numbers as bytes."""
+"""Integers of variable length, as LEB128."""
 
 from ..errors import DamagedStringError
 
@@ -6,7 +6,7 @@ __all__ = ["read_varint", "varint"]
 
 
 def varint(number: int) -> bytes:
-    """A number >= 0 in groups of seven bits, the lowest first, as LEB128."""
+    """Return a number >= 0 as bytes of seven bits each, the lowest bits first."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -15,10 +15,10 @@ def varint(number: int) -> bytes:
 
 
 def read_varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """A number below 2^35 that :func:`varint` wrote at a place, and the next place.
+    """Return the number below 2^35 that starts at byte ``at``, and the byte after it.
 
     Raises:
-        DamagedStringError: there is none.
+        DamagedStringError: the data end within the number, or it takes over five bytes.
     """
     number = 0
     for i in range(5):

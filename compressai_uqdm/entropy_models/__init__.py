@@ -1,6 +1,6 @@
-"""Entropy models in the style of CompressAI's, and what their context models share."""
+"""Entropy models in the style of CompressAI's: integer tables and what priors share."""
 
-# First: when CompressAI's zoo is imported it imports us, and must find us whole.
+# First: CompressAI's zoo imports this package, and must not find it half imported.
 from .. import libraries  # noqa: F401  isort: skip
 
 from .uniform_noise import UniformNoiseConditional

@@ -1,4 +1,4 @@
-"""The logistic distribution in floats, for training and for what encoders fit."""
+"""The logistic distribution in floats, for training and for adaptation by an encoder."""
 
 import torch
 
@@ -8,12 +8,13 @@ __all__ = ["log_mass"]
 
 
 def log_mass(u: Tensor, v: Tensor) -> Tensor:
-    """Logarithm of the mass of the logistic of scale 1 between u < v, stable in the tails.
+    """Return the logarithm of the logistic's mass between u < v, stable in the tails.
 
-    Its gradient is kept where the two are all but equal.
+    The gradient does not vanish where u and v are almost equal.
 
     Args:
-        u, v: finite.
+        u: lower ends, finite, in units of the logistic's scale.
+        v: upper ends, finite, same shape and unit.
     """
     # F(v) - F(u) = F(v) F(-u) (1 - e^(u - v)), F the logistic function. Of x = v and -u,
     #     log F(x) = (x - |x|) / 2 - log(1 + e^-|x|),

@@ -1,4 +1,4 @@
-"""Integer CDF tables of a distribution under uniform noise, one for each of 128 scales."""
+"""Integer CDF tables of a distribution under uniform noise, for each of 128 scales."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ __all__ = ["N_SCALES", "ScaleTable"]
 N_SCALES = 128
 """Number of scales in a table."""
 
-# Half-widths of tables, few, so that many symbols share one width.
+# Half-widths of tables. They are few, so that many symbols share one width.
 _HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
 _ESCAPE_BITS = 20
 
@@ -26,16 +26,17 @@ _ESCAPE_BITS = 20
 class ScaleTable:
     """Codes integers k with P(k | j, scale) = G(k - j / N + 1/2) - G(k - j / N - 1/2).
 
-    G is a logistic or a normal distribution at 0, scaled by an entry of the table, and
-    j / N the offset of its location within a cell, N = 32. One CDF row per scale, at
-    multiples of 1 / N, holds the tables of all offsets. Symbols beyond the half-width R of
-    a scale's table are escaped.
+    G is the CDF of a logistic or normal distribution with mean 0 and a scale of the table.
+    j / N is the offset of the location within a cell, N = 32. One CDF row per scale, at
+    multiples of 1 / N, contains the tables of all offsets. Symbols beyond the half-width R
+    of a scale's table are coded as an escape symbol and their excess over R.
 
     Args:
-        scales: standard deviations, ascending, float32, ``[128]``, in units of the noise.
-        cdf: integer CDF of each, int32, ``[128, n]``.
-        length: used part of each row, int32, ``[128]``.
-        offset: -R of each, int32, ``[128]``.
+        scales: standard deviations, ascending, float32, ``[128]``, in units of the noise's
+            width.
+        cdf: integer CDF of each scale, int32, ``[128, n]``.
+        length: used length of each row, int32, ``[128]``.
+        offset: -R of each scale, int32, ``[128]``.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ScaleTable:
     @classmethod
     @functools.lru_cache(maxsize=4)  # stages may share one
     def spanning(cls, prior_type: str, low: float, high: float) -> "ScaleTable":
-        """Build the table of scales that are equally spaced in the logarithm.
+        """Build the table of 128 scales, equally spaced in the logarithm.
 
         Args:
             prior_type: G, ``"logistic"`` or ``"normal"``.
@@ -62,7 +63,7 @@ class ScaleTable:
         logistic = prior_type == "logistic"
         if logistic:
             scales = scales * (math.sqrt(3) / math.pi)
-        tail = 11.8 if logistic else 4.4  # where 2^-16 is left of G
+        tail = 11.8 if logistic else 4.4  # the mass of G beyond it is 2^-16
         width = np.searchsorted(_HALF_WIDTHS, np.minimum(scales * tail, 256))
         R = _HALF_WIDTHS[width]
 
@@ -76,7 +77,7 @@ class ScaleTable:
 
     @property
     def half_widths(self) -> np.ndarray:
-        """R of each scale: symbols from -R to R have an entry of their own."""
+        """R of each scale: symbols -R..R are coded without an escape."""
         return -self.offset
 
     def fingerprint(self) -> Fingerprint:
@@ -98,13 +99,14 @@ class ScaleTable:
     def runs(self, indexes: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Order values by decreasing scale, in runs of one table width.
 
-        Values with a large scale remove most distortion per bit, so they come first.
+        Values with a large scale reduce the distortion most per bit, so they come first.
 
         Args:
             indexes: scale index of each value, ``[m]``.
 
         Yields:
-            half-width R, places of the run's values, and their rows in ``weights(R)``.
+            half-width R, positions of the run's values in ``indexes``, and their rows in
+            ``weights(R)``.
         """
         order = np.argsort(N_SCALES - 1 - indexes, kind="stable")
         widths = self.half_widths[indexes[order]]
@@ -128,19 +130,19 @@ class ScaleTable:
             j: offset of the location, -16..15, ``[m]``.
 
         Returns:
-            the symbols, int32, and a mask of those that are there, for a truncated
-            bitstream may end early.
+            the symbols, int32, and a mask of those that were coded: a truncated bitstream
+            ends early.
         """
-        found, there = np.zeros(len(indexes), np.int32), np.zeros(len(indexes), bool)
-        for R, where, rows in self.runs(indexes):
-            weights = self.weights(R)[rows, j[where] + N // 2]
-            symbols = None if k is None else k[where].clip(-R - 1, R + 1) + R + 1
-            symbols, is_there = coder.code_categorical(symbols, weights)
+        coded, mask = np.zeros(len(indexes), np.int32), np.zeros(len(indexes), bool)
+        for R, places, rows in self.runs(indexes):
+            weights = self.weights(R)[rows, j[places] + N // 2]
+            symbols = None if k is None else k[places].clip(-R - 1, R + 1) + R + 1
+            symbols, is_coded = coder.code_categorical(symbols, weights)
             symbols = symbols - (R + 1)
-            escaped = np.flatnonzero(is_there & (np.abs(symbols) > R))
-            excess = None if k is None else np.abs(k[where[escaped]]) - R - 1
-            excess, more = coder.code_uniform(excess, len(escaped), 1 << _ESCAPE_BITS)
+            escaped = np.flatnonzero(is_coded & (np.abs(symbols) > R))
+            excess = None if k is None else np.abs(k[places[escaped]]) - R - 1
+            excess, has_excess = coder.code_uniform(excess, len(escaped), 1 << _ESCAPE_BITS)
             symbols[escaped] += np.sign(symbols[escaped]) * excess
-            is_there[escaped] = more
-            found[where], there[where] = symbols, is_there
-        return found, there
+            is_coded[escaped] = has_excess
+            coded[places], mask[places] = symbols, is_coded
+        return coded, mask

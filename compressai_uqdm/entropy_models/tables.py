@@ -1,4 +1,4 @@
-"""Priors whose probabilities are integer tables, built once by ``update()``."""
+"""The base class of priors that code with integer tables, built once by ``update()``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,22 +14,28 @@ from ..precision import SinglePrecision
 
 __all__ = ["TabledEntropyModel", "chunks"]
 
-_CHUNK = 1 << 22  # table entries gathered at once, to bound memory; of the format
+_CHUNK = 1 << 22  # table entries gathered at once, to bound memory; part of the format
 
 
 def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
-    """Yield slices of start..end, each of as many tables as may be gathered at once."""
+    """Yield slices that cover start..end, each short enough to gather its tables at once.
+
+    Args:
+        start: first value.
+        end: end of the values.
+        table_size: entries of the table of one value.
+    """
     step = max(1, _CHUNK // table_size)
     for first in range(start, end, step):
         yield slice(first, min(first + step, end))
 
 
 class TabledEntropyModel(SinglePrecision, EntropyModel):
-    """An entropy model whose tables are rows of one integer CDF each.
+    """An entropy model with integer CDF tables in CompressAI's buffers.
 
-    In CompressAI's buffers: ``_quantized_cdf``, ``[rows, n]``; ``_cdf_length``, the part
-    of each row that counts; ``_offset``, the first symbol of each. They are empty until
-    ``update()``, and travel in the state dict.
+    The buffers are ``_quantized_cdf``, ``[rows, n]``; ``_cdf_length``, the used length of
+    each row; ``_offset``, the first symbol of each row. They are empty until ``update()``
+    builds them, and the state dict holds them.
     """
 
     _offset: Tensor
@@ -38,19 +44,19 @@ class TabledEntropyModel(SinglePrecision, EntropyModel):
 
     def __init__(self) -> None:
         super().__init__(likelihood_bound=1e-30)
-        # CompressAI's have the default type and device of PyTorch, not of the process
+        # CompressAI's constructors ignore the default device, and take the default type
         self.likelihood_lower_bound.bound = torch.tensor([1e-30], dtype=torch.float32)
         for name in ("_offset", "_quantized_cdf", "_cdf_length"):
             setattr(self, name, torch.empty(0, dtype=torch.int32))
-        self._derived: dict[str, Any] = {}  # from these buffers, made on first use
+        self._derived: dict[str, Any] = {}  # computed from these buffers on first use
 
     @property
     def has_tables(self) -> bool:
-        """Whether :meth:`update` was called."""
+        """Whether the tables were built."""
         return bool(self._quantized_cdf.numel())
 
     def fingerprint(self) -> Fingerprint:
-        """The tables, for the identity of a model in files."""
+        """Yield the tables, see :mod:`.fingerprint`."""
         self._check_cdf_size()
         yield "cdf", self._quantized_cdf.cpu().numpy()
         yield "length", self._cdf_length.cpu().numpy()
@@ -67,8 +73,7 @@ class TabledEntropyModel(SinglePrecision, EntropyModel):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        # buffers get the shapes of what is loaded, which may be from before or after
-        # update()
+        # buffers take the shapes of the loaded ones, saved before or after update()
         for name, buffer in list(self.named_buffers(recurse=False)):
             loaded = state_dict.get(prefix + name)
             if loaded is not None and loaded.shape != buffer.shape:

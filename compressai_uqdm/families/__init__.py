@@ -1,4 +1,4 @@
-"""Families of models: UQDM as published, and DCT, our own."""
+"""Families of models: ``uqdm``, as published, and ``dct``, our own."""
 
-# First: when CompressAI's zoo is imported it imports us, and must find us whole.
+# First: CompressAI's zoo imports this package, and must not find it half imported.
 from .. import libraries  # noqa: F401  isort: skip

@@ -1,4 +1,4 @@
-"""Models of every family, from files that say which they are of."""
+"""All families of models, and opening a checkpoint of any family."""
 
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,19 @@ __all__ = ["open_checkpoint"]
 FAMILIES: dict[str, type[ProgressiveModel[Any]]] = {
     cls.__name__: cls for cls in (CosineUQDM, UQDM, VDM)
 }
+"""Model classes by name. A new family is registered here."""
 
 
 def open_checkpoint(path: str | Path, weights: Weights = "ema") -> ProgressiveModel[Any]:
-    """A model of the class that the checkpoint's configuration is of, ready to code.
+    """Open a checkpoint of any family, and return its model, ready to code.
 
     Args:
-        path: as of :meth:`.ProgressiveModel.from_checkpoint`, of any family.
-        weights: likewise.
+        path: a file or folder, see :meth:`.ProgressiveModel.from_checkpoint`.
+        weights: which weights, see :meth:`.ProgressiveModel.from_state_dict`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint.
     """
     checkpoint = read_checkpoint(Path(path))
     try:

@@ -117,7 +117,7 @@ def codec_of(
             f"the file has {len(header.lengths)} stages, its model {codec.net.n_stages}"
         )
     width, height = header.size
-    if header.lengths[0] < (least := codec.net.least_bytes((height, width))):
+    if header.lengths[0] < (least := codec.net.min_bytes((height, width))):
         raise DamagedFileError(
             f"the header is damaged: stage 1 of a picture of {width} x {height} pixels "
             f"takes {least} bytes or more, not {header.lengths[0]}"

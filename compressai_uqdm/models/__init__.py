@@ -1,4 +1,4 @@
-"""What all models share: stages, CompressAI's interface, checkpoints and cards."""
+"""Code that all models share: stages, CompressAI's interface, checkpoints and cards."""
 
-# First: when CompressAI's zoo is imported it imports us, and must find us whole.
+# First: CompressAI's zoo imports this package, and must not find it half imported.
 from .. import libraries  # noqa: F401  isort: skip

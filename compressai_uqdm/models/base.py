@@ -1,4 +1,4 @@
-"""What all progressive models share: stages, and CompressAI's interface over them."""
+"""The base class of all models: coding in stages, behind CompressAI's interface."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +26,13 @@ Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
 
 class State(Protocol):
-    """What is known of images."""
+    """State of a batch of images after some stages."""
 
     stages: int
+    """Number of stages coded."""
+
     levels: Tensor | None
+    """The pixels, ``[B, 3, H, W]``, or None before the last stage."""
 
 
 L = TypeVar("L", bound=State)
@@ -57,12 +60,12 @@ class ProgressiveModel(
     _quality: int
 
     arithmetics: ClassVar[tuple[str, ...]]
-    """What the model can compute in, first that of files unless they say otherwise."""
+    """Arithmetics in which the model can code; the first is the default of files."""
 
     reconstructions: ClassVar[tuple[Reconstruction, ...]] = get_args(Reconstruction)
-    """How it can make pictures of a stage."""
+    """Methods by which the model can reconstruct the picture of a stage."""
 
-    # ---- how one family differs from another ----
+    # ---- defined by each family ----
 
     @property
     def n_stages(self) -> int:
@@ -76,7 +79,7 @@ class ProgressiveModel(
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of computations outside of networks, which may be in half precision."""
+        """Type of computations outside networks; networks may use half precision."""
         raise NotImplementedError
 
     @property
@@ -90,11 +93,16 @@ class ProgressiveModel(
         return (False,) * self.n_stages
 
     def passes(self, stages: int, picture: bool = False) -> int:
-        """Return how often the network runs to code so many stages, and for a picture."""
+        """Return how often the network runs.
+
+        Args:
+            stages: number of stages to code.
+            picture: whether to reconstruct the picture after them too.
+        """
         raise NotImplementedError
 
-    def least_bytes(self, size: tuple[int, int]) -> int:
-        """Return a number of bytes that the first stage of every image exceeds.
+    def min_bytes(self, size: tuple[int, int]) -> int:
+        """Return a lower bound on the bytes of the first stage of an image.
 
         Args:
             size: (H, W).
@@ -107,9 +115,9 @@ class ProgressiveModel(
         """Return the state before the first stage.
 
         Args:
-            shape: of the images, ``[B, 3, H, W]``.
+            shape: shape of the images, ``[B, 3, H, W]``.
             seed: seed of the dither.
-            progress: called after every pass of a network.
+            progress: called as the passes of the network advance.
         """
         raise NotImplementedError
 
@@ -128,11 +136,11 @@ class ProgressiveModel(
         raise NotImplementedError
 
     def blend_partial_stage(self, before: L, latent: L, n_decoded: int) -> L:
-        """Return the state to show of a truncated stage.
+        """Return the state to reconstruct a truncated stage from.
 
         Args:
-            before: the state before it.
-            latent: the state after it, missing symbols being at their location.
+            before: the state before the stage.
+            latent: the state after it, with missing values set to their location.
             n_decoded: number of symbols that the bitstream held.
         """
         raise NotImplementedError
@@ -142,18 +150,18 @@ class ProgressiveModel(
         raise NotImplementedError
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
-        """Return what :meth:`forward` returns in training."""
+        """Return the output of :meth:`forward` in training."""
         raise NotImplementedError
 
     def fingerprint(self) -> Fingerprint:
-        """Yield what bitstreams and pictures depend on, see :mod:`.fingerprint`."""
+        """Yield all arrays that bitstreams and pictures depend on."""
         raise NotImplementedError
 
     # ---- stages ----
 
     @property
     def quality(self) -> int:
-        """Number of stages to send, 1 (coarsest) to ``n_stages`` (exact)."""
+        """Number of stages to code, 1 (coarsest) to ``n_stages`` (lossless)."""
         return self._quality
 
     @quality.setter
@@ -172,7 +180,7 @@ class ProgressiveModel(
         Args:
             coder: encoder or decoder.
             stages: number of stages.
-            progress: called after every pass of a network, for pictures too.
+            progress: called as the passes of the network advance, for pictures too.
 
         Yields:
             the state after each stage.
@@ -191,12 +199,12 @@ class ProgressiveModel(
     def forward(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
         """Estimate rate and distortion.
 
-        In training, the likelihoods of all stages, and of z_1, multiply to the bound on
-        p(x), under fresh noise. In evaluation they are those of the first ``quality``
-        stages, and z_1 costs nothing.
+        In training, the product of all likelihoods is the bound on p(x), under fresh noise;
+        it includes the prior of z_1 and all stages. In evaluation, the likelihoods are
+        those of the first ``quality`` stages, and z_1 costs nothing.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
+            x: images in [0, 1], ``[B, 3, H, W]``; they are rounded to 8 bits.
             seed: seed of the noise in evaluation.
 
         Returns:
@@ -219,15 +227,15 @@ class ProgressiveModel(
         """Estimate the rate of the first ``quality`` stages, and reconstruct the image.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
+            x: images in [0, 1], ``[B, 3, H, W]``; they are rounded to 8 bits.
             seed: seed of the noise.
-            reconstruction: how an image is made of a latent: ``"denoise"``, the network's
-                estimate; ``"ancestral"``, sample what was not coded; ``"flow_based"``,
-                follow the probability flow.
+            reconstruction: method of reconstruction: ``"denoise"``, the posterior mean that
+                the network estimates; ``"ancestral"``, a sample of the remaining stages;
+                ``"flow_based"``, the probability flow.
             progressive: return the image of every stage.
 
         Returns:
-            ``x_hat`` and ``likelihoods`` as of :meth:`forward`; if ``progressive``,
+            ``x_hat`` and ``likelihoods`` as from :meth:`forward`; if ``progressive``,
             ``x_hats`` too, a list of images, one per stage.
         """
         check_reconstruction(reconstruction)
@@ -251,14 +259,15 @@ class ProgressiveModel(
         """Encode the first ``quality`` stages of images.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
+            x: images in [0, 1], ``[B, 3, H, W]``; they are rounded to 8 bits.
             seed: seed of the dither; the decoder needs the same.
 
         Returns:
             ``strings[stage][image]``, bytes, and ``shape``, (H, W).
 
         Raises:
-            ValueError: ``x`` is not that, or ``update`` was not called.
+            ValueError: ``x`` has another shape, type, range or device, or ``update`` was
+                not called.
         """
         images = []
         for levels in check_images(x, self.device).split(1):
@@ -279,21 +288,23 @@ class ProgressiveModel(
         progressive: bool = False,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Decode the first stages of images; those of all stages are exact.
+        """Decode the first stages of images; with all stages the images are exact.
 
         Args:
-            strings: ``strings[stage][image]``, of the first stages, as many as wanted.
+            strings: ``strings[stage][image]``, of any number of first stages.
             shape: (H, W).
-            reconstruction: as of :meth:`estimate`.
-            progressive: give the image of every stage.
-            seed: the encoder's.
+            reconstruction: method of reconstruction, see :meth:`estimate`.
+            progressive: return the image of every stage.
+            seed: seed of the encoder's dither.
 
         Returns:
             ``x_hat``, ``[B, 3, H, W]`` in [0, 1], multiples of 1/255; if
-            ``progressive``, ``x_hats`` too, a list of these, one per stage.
+            ``progressive``, ``x_hats`` too, a list of images, one per stage.
 
         Raises:
-            ValueError: strings or shape are not those of a picture of this model.
+            ValueError: strings or shape have another layout.
+            DamagedStringError: a string is damaged, or was coded with another model, image
+                size or seed.
         """
         check_reconstruction(reconstruction)
         batch_size = check_strings(strings, self.n_stages)
@@ -319,19 +330,19 @@ class ProgressiveModel(
 
     @property
     def output_dtype(self) -> torch.dtype:
-        """Of the images of :meth:`decompress`."""
+        """Type of the images from :meth:`decompress`."""
         return torch.float32
 
     def generate_model_card(self, results: str | Path | None = None) -> ModelCard:
-        """The card that ``save_pretrained`` and ``push_to_hub`` write.
+        """Return the card that ``save_pretrained`` and ``push_to_hub`` write.
 
         Args:
-            results: what ``eval/evaluate.py`` wrote for this model, to be in the card.
-                Those two take it as ``model_card_kwargs={"results": path}``.
+            results: a result file of ``eval/evaluate.py`` for this model. Both functions
+                pass it on from ``model_card_kwargs={"results": path}``.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is another.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a result of ``eval/evaluate.py``.
         """
         data = self._hub_mixin_info.model_card_data
         return model_card(type(self).__name__, bool(self.arithmetics), data, results)
@@ -342,16 +353,17 @@ class ProgressiveModel(
     def from_state_dict(
         cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
     ) -> Self:
-        """A model from its state dict, or from a dict that holds one.
+        """Return a model from its state dict, or from a dict that contains one.
 
         Args:
-            state_dict: either, see :func:`.state_dict_of`.
-            weights: where there are several, ``"ema"``, the average over training
-                (fewer bits), or ``"raw"``, the last.
+            state_dict: the dict, see :func:`.state_dict_of`.
+            weights: which weights, if there are several: ``"ema"``, the average over
+                training (fewer bits), or ``"raw"``, the last.
             kwargs: arguments of the class, such as ``quality``.
 
         Raises:
-            ValueError: it is neither, of another class, or damaged.
+            ValueError: the dict contains no state dict, one of another class, or a damaged
+                one.
         """
         raise NotImplementedError
 
@@ -366,20 +378,18 @@ class ProgressiveModel(
     def from_checkpoint(
         cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
     ) -> Self:
-        """A model from a file, ready to code.
-
-        It is on the CPU, whatever device and type PyTorch takes by default.
+        """Return the model of a checkpoint, ready to code, on the CPU.
 
         Args:
-            path: a file with what :meth:`.ProgressiveModel.from_state_dict` takes, as
-                PyTorch, safetensors or NumPy write it, or a folder that
+            path: a file of PyTorch, safetensors or NumPy that holds a dict for
+                :meth:`.ProgressiveModel.from_state_dict`, or a folder that
                 ``save_pretrained`` wrote.
-            weights: as in :meth:`.ProgressiveModel.from_state_dict`.
-            kwargs: likewise.
+            weights: which weights, see :meth:`.ProgressiveModel.from_state_dict`.
+            kwargs: arguments of the class, such as ``quality``.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no checkpoint of this class.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a checkpoint of this class.
         """
         checkpoint = read_checkpoint(Path(path))
         try:
@@ -394,10 +404,10 @@ class ProgressiveModel(
 
 
 def check_images(x: Tensor, device: torch.device) -> Tensor:
-    """Levels 0..255, int16, of images in [0, 1] on a device.
+    """Return the levels 0..255 of images in [0, 1], int16, ``[B, 3, H, W]``.
 
     Raises:
-        ValueError: they are no such images.
+        ValueError: ``x`` has another type, shape or range, or is on another device.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x)
@@ -421,7 +431,7 @@ def check_images(x: Tensor, device: torch.device) -> Tensor:
 
 
 def check_reconstruction(reconstruction: str) -> None:
-    """Raise a ValueError if there is no such way."""
+    """Raise a ValueError unless the method of reconstruction exists."""
     if reconstruction not in get_args(Reconstruction):
         raise ValueError(
             f"reconstruction must be one of {get_args(Reconstruction)}, got "
@@ -430,10 +440,10 @@ def check_reconstruction(reconstruction: str) -> None:
 
 
 def check_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(H, W) of an image.
+    """Return (H, W) of an image.
 
     Raises:
-        ValueError: it is none, or too large.
+        ValueError: ``shape`` is not two positive integers, or has too many pixels.
     """
     try:
         H, W = (int(side) for side in shape)

@@ -1,4 +1,4 @@
-"""Cards of models, as ``save_pretrained`` and ``push_to_hub`` write them."""
+"""Model cards, which ``save_pretrained`` and ``push_to_hub`` write."""
 
 import json
 
@@ -42,44 +42,49 @@ METRICS = {
     "psnr-of-mean-mse": ("psnr", "PSNR of the mean squared error, dB"),
     "ms-ssim-rgb": ("ms-ssim", "MS-SSIM"),
 }
-"""Of result files, with the type and the name that they have in a card."""
+"""Metrics in result files, each with its type and its name in a card."""
 
 
 def model_card(
     model: str, codes: bool, data: ModelCardData, results: str | Path | None
 ) -> ModelCard:
-    """A card, with results if there are any.
+    """Return the card of a model, with results if given.
 
     Args:
         model: name of the model's class.
-        codes: whether its models make files.
-        data: what is known of all of its models.
-        results: a file that ``eval/evaluate.py`` wrote for the model.
+        codes: whether the class can code files.
+        data: metadata that all models of this package share.
+        results: a result file of ``eval/evaluate.py`` for the model.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is another.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a result of ``eval/evaluate.py``.
     """
-    name, found = f"A {model}", []
+    name, evaluations = f"A {model}", []
     if results is not None:
         try:
             result = json.loads(Path(results).read_text())
-            name, found = Path(result["run"]["model"]).stem, list(_evaluation(result))
+            name, evaluations = Path(result["run"]["model"]).stem, list(_evaluation(result))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{results} is no result of eval/evaluate.py ({error!r}): expected JSON "
                 "with run, images, bits and results"
             ) from error
-        data = ModelCardData(**data.to_dict(), model_name=name, eval_results=found)
+        data = ModelCardData(**data.to_dict(), model_name=name, eval_results=evaluations)
     return ModelCard.from_template(
-        data, template_str=TEMPLATE, name=name, model=model, codes=codes, results=found
+        data,
+        template_str=TEMPLATE,
+        name=name,
+        model=model,
+        codes=codes,
+        results=evaluations,
     )
 
 
 def _evaluation(result: dict[str, Any]) -> Iterator[EvalResult]:
     images, points = result["images"], result["results"]
 
-    def of(kind: str, name: str, value: float) -> EvalResult:
+    def result_of(kind: str, name: str, value: float) -> EvalResult:
         return EvalResult(
             task_type="image-to-image",
             task_name="Image compression",
@@ -94,7 +99,7 @@ def _evaluation(result: dict[str, Any]) -> Iterator[EvalResult]:
         for key, (kind, words) in METRICS.items():
             if key in points and (value := points[key][i]) is not None:
                 bits = f" ({result['bits']})" if key == "bpp" else ""
-                yield of(kind, f"stage {stage}: {words}{bits}", value)
+                yield result_of(kind, f"stage {stage}: {words}{bits}", value)
     if "lossless_bpp" in result:
         name = f"exact: bits per pixel ({result['bits']})"
-        yield of("bpp", name, result["lossless_bpp"])
+        yield result_of("bpp", name, result["lossless_bpp"])

@@ -1,4 +1,4 @@
-"""Reading checkpoints: ours, CompressAI's trainers', and the published layout."""
+"""Reading of checkpoints: ours, those of CompressAI's trainers, and the published ones."""
 
 import io
 import json
@@ -37,25 +37,25 @@ __all__ = [
 ]
 
 SAVED = "model.safetensors"
-"""The file with the weights that ``save_pretrained`` and ``push_to_hub`` write."""
+"""Name of the weights file that ``save_pretrained`` and ``push_to_hub`` write."""
 
 PUBLISHED_FILE = "checkpoint.pt"
-"""The file with the weights in a published folder."""
+"""Name of the weights file in a published folder."""
 
 STATE_DICTS = ("network", "state_dict", "model_state_dict")
-"""Where trainers keep the state dict, CompressAI's among them."""
+"""Keys under which trainers, such as CompressAI's, store the state dict."""
 
 WRAPPERS = {"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"}
-"""Parts of names that come from DDP, ``torch.compile`` and the like."""
+"""Components of names that DDP, ``torch.compile`` and similar wrappers add."""
 
 Weights = Literal["ema", "ema_schedule", "raw"]
-"""Which of a checkpoint's weights, see :func:`published_weights`."""
+"""A choice of a checkpoint's weights, see :func:`published_weights`."""
 
 
 class undrawn(TorchFunctionMode):  # noqa: N801 (a context manager)
-    """Make models whose parameters all come from elsewhere.
+    """Create models without random initialization, for weights that are loaded next.
 
-    Layers would draw them at random, from the generator that a program may have seeded.
+    Drawing initial values would advance the generator that a program may have seeded.
     """
 
     DRAWN = (
@@ -76,31 +76,32 @@ class undrawn(TorchFunctionMode):  # noqa: N801 (a context manager)
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Make models whose weights are loaded next, independent of the process around.
+    """Create models and load weights independently of the process's settings.
 
-    They are on the CPU, and may be trained where they were loaded for inference.
+    The models are on the CPU. They can be trained later, even if they are loaded in
+    inference mode.
     """
     cpu = torch.device("cpu")
     try:
         is_default = torch.get_default_device() == cpu
-    except (AssertionError, RuntimeError):  # one that is not there
+    except (AssertionError, RuntimeError):  # the default device does not exist
         is_default = False
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        nullcontext() if is_default else cpu,  # it makes every operation slower
+        nullcontext() if is_default else cpu,  # a device context slows every operation
         single_threaded_if_forked(),
     ):
         yield
 
 
 def allow_published_files() -> None:
-    """Let ``torch.load`` read the published files in its safe mode.
+    """Allow ``torch.load`` to read the published files in its safe mode.
 
-    They hold, beside tensors, a NumPy number or two in the optimizer's state.
+    Besides tensors, the optimizer's state in them contains NumPy scalars.
     """
     number_types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8")]
-    scalar: Any = np.float64(0).__reduce__()[0]  # by its names in NumPy 1 and 2
+    scalar: Any = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 name it differently
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
     torch.serialization.add_safe_globals(
         [*((scalar, name) for name in names), np.dtype, *number_types]
@@ -109,15 +110,15 @@ def allow_published_files() -> None:
 
 @loading()
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The dict in a file, of whatever format: PyTorch's, safetensors or ``.npz``.
+    """Return the dict in a file of PyTorch, safetensors or NumPy (``.npz``).
 
     Args:
-        path: the file, or a folder with one, as published or as ``save_pretrained``
-            writes it.
+        path: the file, or a folder that contains it: a published one, or one that
+            ``save_pretrained`` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint.
     """
     if path.is_dir():
         files = [path / name for name in (SAVED, PUBLISHED_FILE)]
@@ -141,13 +142,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # the unpickler fails in many ways on what is no pickle
-        why = type(error).__name__  # its text advises to trust the file
+    except Exception as error:  # the unpickler raises many types of errors on other files
+        why = type(error).__name__  # PyTorch's message advises to trust the file
         advice = "expected a file that a trainer wrote, or save_pretrained, or as published"
         if not start:
             why = "it is empty"
-        elif found := re.search(r"GLOBAL (\S+)", str(error)):
-            why = f"it holds a pickled object, {found[1]}, which may run any program"
+        elif match := re.search(r"GLOBAL (\S+)", str(error)):
+            why = f"it holds a pickled object, {match[1]}, which may run any program"
             advice = "write its weights alone, with torch.save(net.state_dict(), path)"
         raise ValueError(
             f"{path} is not a checkpoint that can be read ({why}): {advice}"
@@ -158,9 +159,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of an ``.npz`` file, faster than ``np.load``, which opens each twice.
+    """Return the arrays of an ``.npz`` file; none of PyTorch's files, which are ZIP too.
 
-    There are none in PyTorch's files, which are ZIP files too.
+    This is faster than ``np.load``, which opens each array twice.
     """
     with zipfile.ZipFile(path) as archive:
         return {
@@ -173,38 +174,40 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
-    """The state dict in a checkpoint of any layout, by the names that its model has.
+    """Return the state dict in a checkpoint of any layout, with the model's own names.
 
     Args:
-        checkpoint: a state dict; a dict that holds one, as trainers write it, ours with
-            that of the last weights too; or the published one. Names may have the
-            prefixes of what the model was wrapped in, as for DDP or by
+        checkpoint: a state dict, a trainer's dict that contains one, or a published
+            checkpoint. Names may have the prefixes of wrappers such as DDP and
             ``torch.compile``.
-        weights: which, where there are several; ``"raw"``, or else the average. In our
-            own files both come with the noise schedule that was learned.
+        weights: which weights, if there are several: ``"raw"``, the last, or else their
+            average. In files of our trainer both include the learned noise schedule.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the checkpoint has another layout.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}")
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"expected a state dict, got {type(checkpoint)}")
     keys = ("raw_state_dict",) * (weights == "raw") + STATE_DICTS
-    found = _state_dict_in(checkpoint, keys)
-    if found is None:  # the published layout, perhaps within another
+    state_dict = _state_dict_in(checkpoint, keys)
+    if state_dict is None:  # the published layout, perhaps nested in another dict
         for key in keys:
             if isinstance(checkpoint.get(key), Mapping):
                 checkpoint = checkpoint[key]
                 break
-        found = published_weights(checkpoint, weights)
-    return found
+        state_dict = published_weights(checkpoint, weights)
+    return state_dict
 
 
 def _state_dict_in(
     checkpoint: Mapping[str, Any], keys: Sequence[str], depth: int = 3
 ) -> dict[str, Any] | None:
-    """A dict with a configuration: this, or the first within it, of these keys first."""
+    """Return the dict with ``config_bytes``: this, or the first nested one.
+
+    Nested dicts under ``keys`` come before others.
+    """
     names = [name for name in checkpoint if isinstance(name, str)]
     for name in names:
         prefix = name.removesuffix("config_bytes")
@@ -215,22 +218,22 @@ def _state_dict_in(
     for name in (*(key for key in keys if key in names), *others) if depth else ():
         value = checkpoint[name]
         if isinstance(value, Mapping) and (
-            (found := _state_dict_in(value, keys, depth - 1)) is not None
+            (nested := _state_dict_in(value, keys, depth - 1)) is not None
         ):
-            return found
+            return nested
     return None
 
 
 def _unwrapped(name: str) -> str:
-    """The name of a weight without what its part of the model was wrapped in."""
+    """Return the name of a weight without the components that wrappers added."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def family_of(state_dict: Mapping[str, Any]) -> str:
-    """The name of the class that a state dict is of; a published one has none in it.
+    """Return the name of the class of a state dict; without a configuration, ``"UQDM"``.
 
     Raises:
-        ValueError: its configuration is damaged.
+        ValueError: the configuration is damaged.
     """
     if "config_bytes" not in state_dict:
         return "UQDM"
@@ -245,10 +248,10 @@ def family_of(state_dict: Mapping[str, Any]) -> str:
 
 
 def check_family(state_dict: Mapping[str, Any], cls: type) -> None:
-    """Raise a ValueError unless a state dict is of this class, or of one above it."""
-    if (found := family_of(state_dict)) not in {c.__name__ for c in cls.__mro__}:
+    """Raise a ValueError unless a state dict belongs to a class or a base class of it."""
+    if (family := family_of(state_dict)) not in {c.__name__ for c in cls.__mro__}:
         raise ValueError(
-            f"expected the weights of a {cls.__name__}, got those of a {found}: load them "
+            f"expected the weights of a {cls.__name__}, got those of a {family}: load them "
             "as such"
         )
 
@@ -257,7 +260,7 @@ def load_weights(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load a state dict into a new model.
 
     Raises:
-        ValueError: it is of another architecture.
+        ValueError: the state dict belongs to another architecture.
     """
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
@@ -273,18 +276,18 @@ def load_weights(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[str, Tensor]:
-    """The state dict that a published checkpoint holds a part of.
+    """Return the weights of the network in a published checkpoint.
 
     Args:
-        checkpoint: dict with ``model``, a state dict, and ``ema``, whose
-            ``shadow_params`` are in the order of its parameters.
-        weights: ``"raw"``, the last; ``"ema"``, their average over training;
-            ``"ema_schedule"``, with it the average of the learned noise schedule, which
-            the published code does not restore: its figures, and ``"ema"``, are of the
-            initial schedule.
+        checkpoint: dict with ``model``, a state dict, and ``ema``, whose ``shadow_params``
+            are in the order of its parameters.
+        weights: ``"raw"``, the last weights; ``"ema"``, their average over training;
+            ``"ema_schedule"``, the averages of weights and learned noise schedule. The
+            published code does not restore the schedule: its figures, like ``"ema"``, use
+            the initial one.
 
     Raises:
-        ValueError: the dict has another layout.
+        ValueError: the checkpoint has another layout.
     """
     try:
         model = {f"denoiser.{_unwrapped(k)}": w for k, w in checkpoint["model"].items()}
@@ -297,7 +300,7 @@ def published_weights(checkpoint: Mapping[str, Any], weights: Weights) -> dict[s
             "checkpoint, with 'model' and 'ema', got a dict with "
             f"{sorted(map(str, checkpoint))[:8]}"
         ) from error
-    # Averages are in the order of parameters; last, if learned, come gamma's.
+    # Averages are in the order of parameters; those of a learned gamma come last.
     averages = dict(zip([*model, "noise_schedule.w", "noise_schedule.b"], shadow))
     if not len(model) <= len(shadow) == len(averages):
         raise ValueError(

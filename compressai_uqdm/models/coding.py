@@ -1,8 +1,9 @@
-"""What a model codes a picture with: a symbol coder, the dither's seed, the rounding log.
+"""Encoder, decoder and rate estimator of a picture, for all models.
 
-A model's :meth:`~.ProgressiveModel.code_stage` is one function for both directions. With an
-:class:`Encoder` the levels of the picture are there and symbols are written; with a
-:class:`Decoder` they are not, and symbols are read.
+Each holds a symbol coder, the seed of the dither, and a rounding log. A model's
+:meth:`~.ProgressiveModel.code_stage` serves all three. An :class:`Encoder` has the pixels
+of the picture and writes symbols. A :class:`Decoder` has no pixels and reads symbols. A
+:class:`StageEstimator` has the pixels and records likelihoods.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +16,17 @@ from torch import Tensor
 
 from ..bitstream.range_coder import StreamDecoder, StreamEncoder
 from ..bitstream.symbols import RateEstimator, SymbolCoder
-from ..quantization.rounding import Guard, ReadGuard, WrittenGuard
+from ..quantization.rounding import Rounding, RoundingLog, RoundingReader
 
 __all__ = ["Decoder", "Encoder", "PictureCoder", "StageEstimator", "split_string"]
 
 
 class PictureCoder(Protocol):
-    """What a model needs to code pictures, in either direction."""
+    """The interface of encoder, decoder and rate estimator."""
 
     @property
     def shape(self) -> torch.Size:
-        """``[B, 3, H, W]``."""
+        """Shape of the pictures, ``[B, 3, H, W]``."""
 
     @property
     def seed(self) -> int:
@@ -33,18 +34,22 @@ class PictureCoder(Protocol):
 
     @property
     def levels(self) -> Tensor | None:
-        """The pictures, 0..255, ``[B, 3, H, W]``, or None in a decoder."""
+        """Levels 0..255 of the pictures, ``[B, 3, H, W]``; None in a decoder."""
 
     @property
     def symbols(self) -> SymbolCoder:
-        """Encoder, decoder or rate estimator of symbols."""
+        """Codes the symbols."""
 
     @property
-    def rounding(self) -> Guard:
-        """Rounds what two machines may compute differently."""
+    def rounding(self) -> Rounding:
+        """Rounds numbers that two machines may compute differently."""
 
     def end_stage(self, values: np.ndarray) -> None:
-        """End a stage; its values, integers, ``[B, ...]``, go into the checksum."""
+        """End a stage.
+
+        Args:
+            values: the coded integers of the stage, ``[B, ...]``, for the checksum.
+        """
 
 
 class Encoder:
@@ -53,25 +58,25 @@ class Encoder:
     Args:
         levels: the picture, 0..255, ``[1, 3, H, W]``.
         seed: seed of the dither.
-        guarded: of each stage, whether to log values that round near a half, for another
-            machine may round them otherwise.
+        guarded: for each stage, whether to log numbers that another machine may round to
+            another integer, see :mod:`.rounding`.
     """
 
     def __init__(self, levels: Tensor, seed: int, guarded: Sequence[bool]):
         self.levels: Tensor | None = levels
         self.shape, self.seed = levels.shape, seed
         self.symbols = StreamEncoder()
-        self._guards: Iterator[Guard] = (
-            WrittenGuard() if is_guarded else Guard() for is_guarded in guarded
+        self._roundings: Iterator[Rounding] = (
+            RoundingLog() if is_guarded else Rounding() for is_guarded in guarded
         )
-        self.rounding = next(self._guards)
+        self.rounding = next(self._roundings)
         self._logs: list[bytes] = []
 
     def end_stage(self, values: np.ndarray) -> None:
-        """End a stage, as of :class:`PictureCoder`."""
+        """End a stage: mark it in the bitstream, with a checksum of the values."""
         self.symbols.end_stage(values[0])
         self._logs.append(self.rounding.end())
-        self.rounding = next(self._guards, Guard())
+        self.rounding = next(self._roundings, Rounding())
 
     def strings(self) -> list[bytes]:
         """Return one string for each stage: its rounding log, then its segment."""
@@ -82,10 +87,10 @@ class Decoder:
     """Decodes one picture.
 
     Args:
-        symbols: range decoder of the segments of its stages.
-        guards: the rounding log of each stage, see :func:`split_string`.
-        shape: ``[1, 3, H, W]``.
-        seed: the encoder's.
+        symbols: range decoder of the stages' segments.
+        logs: rounding log of each stage, see :func:`split_string`.
+        shape: shape of the picture, ``[1, 3, H, W]``.
+        seed: seed of the encoder's dither.
     """
 
     levels: Tensor | None = None
@@ -93,13 +98,13 @@ class Decoder:
     def __init__(
         self,
         symbols: StreamDecoder,
-        guards: Sequence[Guard],
+        logs: Sequence[Rounding],
         shape: Sequence[int],
         seed: int,
     ):
         self.shape, self.seed, self.symbols = torch.Size(shape), seed, symbols
-        self._guards = iter(guards)
-        self.rounding = next(self._guards)
+        self._roundings = iter(logs)
+        self.rounding = next(self._roundings)
 
     @classmethod
     def of(
@@ -112,19 +117,23 @@ class Decoder:
         """Return the decoder of the strings of the first stages.
 
         Args:
-            strings: as of :meth:`Encoder.strings`.
-            guarded: of each stage, whether its string begins with a rounding log.
-            shape: ``[1, 3, H, W]``.
-            seed: the encoder's.
+            strings: from :meth:`Encoder.strings`.
+            guarded: for each stage, whether its string begins with a rounding log.
+            shape: shape of the picture, ``[1, 3, H, W]``.
+            seed: seed of the encoder's dither.
         """
-        guards, segments = zip(*map(split_string, strings, guarded))
-        return cls(StreamDecoder(segments), guards, shape, seed)
+        logs, segments = zip(*map(split_string, strings, guarded))
+        return cls(StreamDecoder(segments), logs, shape, seed)
 
     def end_stage(self, values: np.ndarray) -> None:
-        """End a stage, as of :class:`PictureCoder`."""
+        """End a stage.
+
+        Raises:
+            DamagedStringError: the checksum differs, or the rounding log is wrong.
+        """
         self.rounding.end()
         self.symbols.end_stage(values[0])
-        self.rounding = next(self._guards, Guard())
+        self.rounding = next(self._roundings, Rounding())
 
 
 class StageEstimator:
@@ -138,28 +147,32 @@ class StageEstimator:
     def __init__(self, levels: Tensor, seed: int):
         self.levels: Tensor | None = levels
         self.shape, self.seed = levels.shape, seed
-        self.symbols, self.rounding = RateEstimator(), Guard()
+        self.symbols, self.rounding = RateEstimator(), Rounding()
 
     def end_stage(self, values: np.ndarray) -> None:
-        """End a stage; estimates have no checksum."""
+        """Do nothing: an estimate has no checksum."""
 
     def likelihoods(self) -> Tensor:
-        """Return the stage's probability, spread evenly: float64, ``[B, 3, H, W]``.
+        """Return one likelihood for all values, float64, ``[B, 3, H, W]``.
 
-        All values have the same likelihood. Their product is that of all symbols of the
-        stage, side information included.
+        The product over all values is the probability of all symbols of the stage,
+        including side information.
         """
         mean = np.log(self.symbols.take()).sum() / self.shape.numel()
         return torch.full(self.shape, float(np.exp(mean)), dtype=torch.float64)
 
 
-def split_string(string: bytes, guarded: bool) -> tuple[Guard, bytes]:
+def split_string(string: bytes, guarded: bool) -> tuple[Rounding, bytes]:
     """Return the rounding log of a stage's string, and its segment of the bitstream.
 
+    Args:
+        string: a string from :meth:`Encoder.strings`.
+        guarded: whether the string begins with a rounding log.
+
     Raises:
-        DamagedStringError: the string has no log where there must be one.
+        DamagedStringError: the string must begin with a rounding log and does not.
     """
     if not guarded:
-        return Guard(), string
-    guard = ReadGuard(string)
-    return guard, guard.rest
+        return Rounding(), string
+    rounding = RoundingReader(string)
+    return rounding, rounding.rest

@@ -1,4 +1,4 @@
-"""One picture, decoded as its bytes arrive."""
+"""Decoding of one picture stage by stage, as its bytes arrive."""
 
 import copy
 
@@ -7,17 +7,17 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
-from ..bitstream.range_coder import StageDecoder, TruncatedStageDecoder, Written
+from ..bitstream.range_coder import ReencodedPrefix, StageDecoder, TruncatedStageDecoder
 from ..errors import DamagedStringError
 from ..progress import Progress
-from ..quantization.rounding import Guard
+from ..quantization.rounding import Rounding
 from .coding import Decoder, PictureCoder, split_string
 
 __all__ = ["PictureDecoder"]
 
 
 class State(Protocol):
-    """What is known of a picture."""
+    """State of a picture after some stages."""
 
     stages: int
 
@@ -25,8 +25,8 @@ class State(Protocol):
 L = TypeVar("L", bound=State)
 
 
-class Walker(Protocol[L]):
-    """A model that goes through its stages one by one."""
+class StagedModel(Protocol[L]):
+    """The methods of a model that the decoder uses."""
 
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
@@ -41,18 +41,18 @@ class PictureDecoder(Generic[L]):
     """Decoder of one picture, a stage at a time.
 
     Args:
-        net: the model that it was encoded with.
+        net: the model of the encoder.
         shape: (H, W).
-        seed: the encoder's.
-        progress: is told of every pass of the network.
+        seed: seed of the encoder's dither.
+        progress: called as the passes of the network advance.
 
     Attributes:
-        latent: what is known so far; ``latent.stages`` stages are.
+        latent: state after the ``latent.stages`` stages decoded so far.
     """
 
     def __init__(
         self,
-        net: Walker[L],
+        net: StagedModel[L],
         shape: tuple[int, int],
         seed: int,
         progress: Progress | None = None,
@@ -61,34 +61,38 @@ class PictureDecoder(Generic[L]):
         self.shape = (1, 3, *shape)
         self.latent = net.first_latent(self.shape, seed, progress)
         self._segments: list[bytes] = []
-        self._written = Written()
+        self._reencoded = ReencodedPrefix()
 
     @torch.no_grad()
     def append(self, string: bytes) -> None:
         """Decode the next stage.
 
         Raises:
-            DamagedStringError: the string is not what was encoded.
+            DamagedStringError: the string is damaged, or was coded with another model,
+                image size or seed.
         """
-        guard, segment = self._split(string)
-        stream = StageDecoder([*self._segments, segment], self._written)
-        decoder = Decoder(stream, [guard], self.shape, self.seed)
+        rounding, segment = self._split(string)
+        stream = StageDecoder([*self._segments, segment], self._reencoded)
+        decoder = Decoder(stream, [rounding], self.shape, self.seed)
         self.latent = self.net.code_stage(self.latent, decoder)
         self._segments.append(segment)
-        self._written = stream.written
+        self._reencoded = stream.reencoded
 
     @torch.no_grad()
     def decode_partial(self, cut: bytes) -> L:
-        """What is known with the beginning of the next stage's string.
+        """Return the state after a truncated string of the next stage.
 
-        Values that it does not reach stand at the location that their prior gives them.
+        Values without a symbol in the string are set to their location.
+
+        Args:
+            cut: a prefix of the stage's string.
         """
         try:
-            guard, segment = self._split(cut)
-        except DamagedStringError:  # not even the list
+            rounding, segment = self._split(cut)
+        except DamagedStringError:  # the string ends inside the rounding log
             return self.latent
-        stream = TruncatedStageDecoder(self._segments, self._written, segment)
-        decoder = Decoder(stream, [guard], self.shape, self.seed)
+        stream = TruncatedStageDecoder(self._segments, self._reencoded, segment)
+        decoder = Decoder(stream, [rounding], self.shape, self.seed)
         before = self.latent
         latent = self.net.code_stage(before, decoder)
         if not stream.n_decoded:
@@ -96,10 +100,10 @@ class PictureDecoder(Generic[L]):
         return self.net.blend_partial_stage(before, latent, stream.n_decoded)
 
     def copy(self) -> Self:
-        """Another that goes on from here; what is known so far is shared."""
+        """Return a decoder that continues from the same state, which the two share."""
         other = copy.copy(self)
         other._segments = list(self._segments)  # noqa: SLF001 (of its own class)
         return other
 
-    def _split(self, string: bytes) -> tuple[Guard, bytes]:
+    def _split(self, string: bytes) -> tuple[Rounding, bytes]:
         return split_string(string, self.net.guarded[self.latent.stages])

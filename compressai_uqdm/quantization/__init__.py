@@ -1,4 +1,4 @@
-"""Universal quantization: dither, lattice, nested cells, and rounding."""
+"""Universal quantization: dither, lattice, nested grids, and rounding."""
 
-# First: when CompressAI's zoo is imported it imports us, and must find us whole.
+# First: CompressAI's zoo imports this package, and must not find it half imported.
 from .. import libraries  # noqa: F401  isort: skip

@@ -1,8 +1,8 @@
-"""Randomness that encoder and decoder share: the dither and the first latent.
+"""Random numbers that encoder and decoder share: the dither and the first latent.
 
-Both come from Philox (Salmon et al. 2011), a generator keyed by (seed, stage) that
-counts; NumPy promises its raw stream on every platform and version. Nothing of it
-depends on a device, a batch or a tiling.
+Both come from Philox (Salmon et al. 2011), a counter-based generator, here keyed by (seed,
+stage). NumPy guarantees its raw stream on every platform and in every version. The numbers
+do not depend on the device, the batch or the tiling.
 """
 
 import functools
@@ -17,12 +17,12 @@ from .lattice import LATTICE, LatticePoints
 
 __all__ = ["dither", "gaussian_noise", "prior_sample", "uniform", "z_1_points"]
 
-# z_1 stands on a lattice too: multiples of 1 / 256 up to 6 standard deviations.
-_Z1_PITCH = 1 / 256
-_Z1_LIMIT = 6 * 256
+# z_1 is rounded to multiples of 1 / 256, up to 6 standard deviations.
+_Z_1_STEP = 1 / 256
+_Z_1_MAX = 6 * 256
 
-# Streams that are not the dither of a stage.
-_Z1_STREAM = 1 << 32
+# Streams of Philox beside those of the dither, which are numbered by stage.
+_Z_1_STREAM = 1 << 32
 _SAMPLING_STREAM = 1 << 33
 
 
@@ -34,11 +34,11 @@ def _words(seed: int, stream: int, count: int, dtype: str) -> np.ndarray:
 
 
 def dither(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
-    """The dither of a stage: 16-bit integers, the dither itself in units of 2^-16.
+    """Return the dither of a stage, 16-bit integers in units of 2^-16.
 
-    The upper five bits are j, in {-N/2, ..., N/2 - 1}, which chooses a table; the lower
-    eleven are a fraction f of a lattice point by which the lattice is shifted
-    (:func:`.lattice.split_dither`). Without it, lattice points could fall in step with
+    The upper five bits are j, in -N/2..N/2 - 1 for N = 32, which selects a table. The lower
+    eleven bits are f, the fraction of a lattice point that shifts the lattice
+    (:func:`.lattice.split_dither`). Without the shift, lattice points could coincide with
     the levels of pixels.
 
     Args:
@@ -54,13 +54,13 @@ def dither(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @functools.lru_cache(maxsize=1)
-def _z1_cdf() -> np.ndarray:
-    edges = (np.arange(-_Z1_LIMIT, _Z1_LIMIT) + 0.5) * _Z1_PITCH
+def _z_1_cdf() -> np.ndarray:
+    edges = (np.arange(-_Z_1_MAX, _Z_1_MAX) + 0.5) * _Z_1_STEP
     return np.rint(normal_cdf(edges) * 2.0**32)
 
 
 def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """z_1, a sample of N(0, I) on a lattice, the same for encoder and decoder.
+    """Return z_1, a sample of N(0, I), the same for encoder and decoder.
 
     Args:
         seed: seed of the picture.
@@ -69,21 +69,21 @@ def prior_sample(seed: int, shape: tuple[int, ...]) -> Tensor:
     Returns:
         float32 tensor of that shape, on the CPU, exact multiples of 1/256.
     """
-    words = _words(seed, _Z1_STREAM, int(np.prod(shape)), "<u4")
-    index = np.searchsorted(_z1_cdf(), words.astype(np.float64), side="right")
-    z_1 = (index - _Z1_LIMIT).astype(np.float32) * np.float32(_Z1_PITCH)
+    words = _words(seed, _Z_1_STREAM, int(np.prod(shape)), "<u4")
+    index = np.searchsorted(_z_1_cdf(), words.astype(np.float64), side="right")
+    z_1 = (index - _Z_1_MAX).astype(np.float32) * np.float32(_Z_1_STEP)
     return torch.from_numpy(z_1).reshape(shape)
 
 
 def z_1_points(z_1: Tensor) -> LatticePoints:
-    """What :func:`prior_sample` gives, ``[B, 3, H, W]``, as integers."""
-    Z = (z_1 / _Z1_PITCH).round().to(torch.int32)
+    """Return a batch of :func:`prior_sample`, ``[B, 3, H, W]``, as lattice points."""
+    Z = (z_1 / _Z_1_STEP).round().to(torch.int32)
     dither = torch.zeros((), dtype=torch.int16, device="cpu").expand(z_1.shape[1:])
-    return LatticePoints(Z, dither, LATTICE * _Z1_PITCH)
+    return LatticePoints(Z, dither, LATTICE * _Z_1_STEP)
 
 
 def gaussian_noise(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
-    """The noise of a stage where it is Gaussian and there is no dither.
+    """Return the noise of a stage of a Gaussian diffusion, which has no dither.
 
     Args:
         seed: seed of the picture.
@@ -98,16 +98,16 @@ def gaussian_noise(seed: int, stage: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def uniform(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Numbers uniform on (0, 1) for reconstructions that sample.
+    """Return numbers uniform on (0, 1), for reconstructions that sample.
 
     Args:
         seed: seed of the picture.
-        stream: number that tells one set of samples from another.
+        stream: number of the set of samples, from 0.
         shape: shape of the result.
 
     Returns:
         float64 tensor of that shape, on the CPU; its values are exact in float32.
     """
     words = _words(seed, _SAMPLING_STREAM + stream, int(np.prod(shape)), "<u4")
-    # 23 bits: more would be rounded to 1 by float32, whose logit is infinite
+    # 23 bits: with more, float32 would round some numbers to 1, whose logit is infinite
     return torch.from_numpy(((words >> 9) + 0.5) / 2.0**23).reshape(shape)

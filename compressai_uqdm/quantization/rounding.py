@@ -1,10 +1,10 @@
-"""Rounding that two machines agree on.
+"""Rounding to integers that encoder and decoder agree on.
 
-Two machines compute the same number with different rounding errors: another order of a
-sum, another instruction. Rounded to an integer it becomes the same on both, but where it
-lies so near to the middle between two integers that the errors decide. In double
-precision that is rare, one value in many millions, so the encoder tells of every such
-value which integer it took.
+Two machines compute the same number with different errors, from another order of a sum or
+another instruction. Rounding to integers removes the difference, unless the number is so
+near the middle between two integers that the errors decide. In double precision this
+happens to one value in many millions. The encoder logs every such value and the integer
+that it took, and the decoder takes the same.
 """
 
 import numpy as np
@@ -15,31 +15,31 @@ from torch import Tensor
 from ..bitstream.varint import read_varint, varint
 from ..errors import DamagedStringError
 
-__all__ = ["Guard", "ReadGuard", "WrittenGuard"]
+__all__ = ["Rounding", "RoundingReader", "RoundingLog"]
 
 MARGIN = 2.0**-28
-"""Distance from the middle between two integers below which a number is listed.
+"""Distance from the middle between two integers below which a number is logged.
 
-Numbers may differ by as much between machines; it must be below 1/4."""
+Machines may differ by less than this. It must be below 1/4."""
 
 
-class Guard:
-    """Rounding as it comes: the integers are those of this machine and its settings."""
+class Rounding:
+    """Rounding without a log: the integers depend on the machine and its settings."""
 
     def round(self, x: Tensor) -> Tensor:
-        """Round to the nearest integers, int32, of the same shape."""
+        """Return the nearest integers, int32, same shape."""
         return x.round().to(torch.int32)
 
     def end(self) -> bytes:
-        """What the decoder must know of a stage whose numbers were all rounded."""
+        """End a stage, and return its log for the bitstream."""
         return b""
 
 
-class WrittenGuard(Guard):
-    """The encoder's: lists the numbers of a stage that are near the middle."""
+class RoundingLog(Rounding):
+    """Rounding of the encoder: logs the numbers of a stage that are near the middle."""
 
     def __init__(self) -> None:
-        self._seen = 0
+        self._count = 0  # numbers rounded in this stage so far
         self._entries: list[int] = []
 
     def round(self, x: Tensor) -> Tensor:
@@ -49,28 +49,31 @@ class WrittenGuard(Guard):
         low = (x.flatten()[near.to(x.device)] - 0.5).round()
         upper = rounded.flatten()[near.to(x.device)] > low
         for place, side in zip(near.tolist(), upper.tolist()):
-            self._entries.append(2 * (self._seen + place) + side)
-        self._seen += x.numel()
+            self._entries.append(2 * (self._count + place) + side)
+        self._count += x.numel()
         return rounded
 
     def end(self) -> bytes:
-        """The list, and start the next: its length, and differences, as varints."""
-        entries, self._entries, self._seen = self._entries, [], 0
+        """End a stage, and return its log: number of entries, then differences, varints.
+
+        An entry is twice the number's position in the stage, plus 1 if it was rounded up.
+        """
+        entries, self._entries, self._count = self._entries, [], 0
         numbers = [len(entries), *np.diff(entries, prepend=0).tolist()]
         return b"".join(map(varint, numbers))
 
 
-class ReadGuard(Guard):
-    """The decoder's, of one stage.
+class RoundingReader(Rounding):
+    """Rounding of the decoder: rounds the logged numbers of one stage as the encoder did.
 
     Args:
-        string: begins with the list.
+        string: bytes that begin with a log from :meth:`RoundingLog.end`.
 
     Attributes:
-        rest: what follows the list.
+        rest: the bytes after the log.
 
     Raises:
-        DamagedStringError: it does not.
+        DamagedStringError: the string does not begin with a log.
     """
 
     def __init__(self, string: bytes):
@@ -82,22 +85,27 @@ class ReadGuard(Guard):
             difference, at = read_varint(string, at)
             entries.append(difference)
         self._entries = np.cumsum(entries, dtype=np.int64)
-        self._seen = 0
+        self._count = 0
         self.rest = string[at:]
 
     def round(self, x: Tensor) -> Tensor:
-        rounded = super().round(x).contiguous()  # in the order of the list
-        places = (self._entries >> 1) - self._seen
-        here = (places >= 0) & (places < x.numel())
-        self._seen += x.numel()
-        if here.any():
-            at = torch.from_numpy(places[here]).to(x.device)
-            side = torch.from_numpy(self._entries[here] & 1).to(x.device)
+        rounded = super().round(x).contiguous()  # the log counts in this order
+        places = (self._entries >> 1) - self._count
+        is_logged = (places >= 0) & (places < x.numel())
+        self._count += x.numel()
+        if is_logged.any():
+            at = torch.from_numpy(places[is_logged]).to(x.device)
+            side = torch.from_numpy(self._entries[is_logged] & 1).to(x.device)
             low = (x.flatten()[at] - 0.5).round()
             rounded.view(-1)[at] = (low + side).to(torch.int32)
         return rounded
 
     def end(self) -> bytes:
-        if len(self._entries) and self._entries[-1] >> 1 >= self._seen:
+        """End the stage.
+
+        Raises:
+            DamagedStringError: the log has an entry past the last number of the stage.
+        """
+        if len(self._entries) and self._entries[-1] >> 1 >= self._count:
             raise DamagedStringError("a listed value lies outside of the picture")
         return b""

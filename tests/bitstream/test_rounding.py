@@ -19,7 +19,7 @@ from compressai_uqdm.files.encoding import encode
 from compressai_uqdm.files.model import Codec, open_codec
 from compressai_uqdm.quantization import rounding as guard
 from compressai_uqdm.quantization.lattice import LATTICE
-from compressai_uqdm.quantization.rounding import ReadGuard, WrittenGuard
+from compressai_uqdm.quantization.rounding import RoundingLog, RoundingReader
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def test_numbers_apart_by_less_than_the_margin(
 ) -> None:
     """The decoder's integers are the encoder's, over several tensors of a stage."""
     rng = np.random.default_rng(seed)
-    encoder = WrittenGuard()
+    encoder = RoundingLog()
     numbers = []
     with margin(size):
         for n in sizes:
@@ -49,7 +49,7 @@ def test_numbers_apart_by_less_than_the_margin(
             x = torch.from_numpy(x)
             numbers.append((x, encoder.round(x)))
         string = encoder.end() + b"rest"
-    decoder = ReadGuard(string)
+    decoder = RoundingReader(string)
     assert decoder.rest == b"rest"
     for x, rounded in numbers:
         noise = torch.from_numpy(rng.uniform(-size, size, len(x)))
@@ -61,7 +61,7 @@ def test_numbers_apart_by_less_than_the_margin(
 @given(data=st.binary(max_size=40))
 def test_any_bytes_as_a_list(data: bytes) -> None:
     try:
-        decoder = ReadGuard(data)
+        decoder = RoundingReader(data)
         x = torch.linspace(-3, 3, 12)
         assert (decoder.round(x) - x).abs().max() <= 1.5
         decoder.end()

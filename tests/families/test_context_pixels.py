@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig
-from compressai_uqdm.bitstream import parameter_updates as small_steps
+from compressai_uqdm.bitstream import parameter_updates
 from compressai_uqdm.bitstream.range_coder import (
+    ReencodedPrefix,
     StreamDecoder,
     StreamEncoder,
     TruncatedStageDecoder,
-    Written,
 )
 from compressai_uqdm.bitstream.symbols import RateEstimator
 from compressai_uqdm.entropy_models import head_adaptation
@@ -336,7 +336,7 @@ def test_steps_come_back(values: list[int], biases_alone: bool) -> None:
     assert 8 * len(segment) < -np.log2(notes.take()).sum() + 100
     for length in range(0, len(segment) - 4, 4):
         found, there = head_adaptation.code(
-            TruncatedStageDecoder([], Written(), segment[:length]), None, n
+            TruncatedStageDecoder([], ReencodedPrefix(), segment[:length]), None, n
         )
         assert not there or (found == steps).all()
         assert np.abs(found).max() <= 127
@@ -382,7 +382,7 @@ def bits_of(
 
 def test_tables_of_steps_are_not_near_the_middle_between_integers() -> None:
     """Where another library's power could be rounded otherwise."""
-    x = (np.arange(-127, 127) + 0.5) / small_steps.SPREADS[:, None]
+    x = (np.arange(-127, 127) + 0.5) / parameter_updates.SCALES[:, None]
     values = scipy.stats.logistic.cdf(x) * (2**24 - 255)
     inside = (values > 1) & (values < 2**24 - 256)
     assert np.abs(values - np.floor(values) - 0.5)[inside].min() > 1e-6

@@ -12,10 +12,10 @@ from PIL import Image
 
 from compressai_uqdm import UQDM, UQDMConfig, train_context
 from compressai_uqdm.bitstream.range_coder import (
+    ReencodedPrefix,
     StreamDecoder,
     StreamEncoder,
     TruncatedStageDecoder,
-    Written,
 )
 from compressai_uqdm.bitstream.symbols import RateEstimator
 from compressai_uqdm.entropy_models import head_adaptation
@@ -174,7 +174,7 @@ def test_last_layers_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 8 * len(segment) == pytest.approx(bits, rel=0.01)
     residual = np.abs((Z - M).numpy())
     for length in (0, 40, len(segment) // 2, len(segment) - 8):
-        decoder = TruncatedStageDecoder([], Written(), segment[:length])
+        decoder = TruncatedStageDecoder([], ReencodedPrefix(), segment[:length])
         found = prior.code(decoder, None, indexes, M, u)
         there = sum(
             (subset((found == Z).numpy(), g)).all() for g in range(12)

@@ -124,9 +124,9 @@ def test_every_value_is_in_its_cells(ratios: list[int], last: int, seed: int) ->
     finest, before = finest_cells(x, float(last), grids[-1].dither), None
     for grid in grids:
         cells = grid.cells(finest)
-        middles = (cells + grid.middle / POINTS) * grid.width
+        middles = (cells + grid.middle / POINTS) * grid.step
         # middles are rounded to a 32nd of the width
-        assert ((x - middles).abs() <= (0.5 + 0.5 / POINTS + 1e-9) * grid.width).all()
+        assert ((x - middles).abs() <= (0.5 + 0.5 / POINTS + 1e-9) * grid.step).all()
         if before is not None:
             part = cells - grid.first_in(before)
             assert part.min() >= 0 and part.max() < grid.ratio
@@ -138,7 +138,7 @@ def test_noise_is_uniform_and_independent_of_the_value() -> None:
     grids = draw_grids((48, 8), BlockOrder(1, 40, 40), 5)
     for grid in grids:
         cells = grid.cells(finest_cells(x, 8.0, grids[-1].dither))
-        noise = ((cells + grid.middle / POINTS) * grid.width - x) / grid.width
+        noise = ((cells + grid.middle / POINTS) * grid.step - x) / grid.step
         assert abs(noise.mean().item()) < 0.003
         assert noise.std().item() * 12**0.5 == pytest.approx(1, abs=0.005)
         assert noise.abs().max() <= 0.5 + 0.5 / POINTS + 1e-9

@@ -21,11 +21,11 @@ from PIL import Image
 
 from compressai_uqdm import DamagedFileError, DamagedStringError, decode, encode
 from compressai_uqdm.bitstream.range_coder import (
+    ReencodedPrefix,
     StageDecoder,
     StreamDecoder,
     StreamEncoder,
     TruncatedStageDecoder,
-    Written,
 )
 from compressai_uqdm.bitstream.varint import varint
 from compressai_uqdm.checks import MAX_METADATA
@@ -39,7 +39,7 @@ from compressai_uqdm.files.png import bare_png
 from compressai_uqdm.files.rate import truncate
 from compressai_uqdm.files.v2 import VERSION
 from compressai_uqdm.quantization.dither import dither
-from compressai_uqdm.quantization.lattice import LATTICE, least_bytes, split_dither
+from compressai_uqdm.quantization.lattice import LATTICE, min_bytes, split_dither
 
 HEADER = Header("uqdm-photo", b"digest", (40, 30), 3, "integer", (9, 100, 20))
 
@@ -496,13 +496,13 @@ def test_a_decoder_stops_where_the_words_end() -> None:
         for decoder in (StreamDecoder([words + b"crc"]), stage_decoder(words + b"crc")):
             with pytest.raises(DamagedStringError):
                 decoder.code_uniform(None, 1 << 28, 256)
-    decoder = TruncatedStageDecoder([], Written(), bytes(400))
+    decoder = TruncatedStageDecoder([], ReencodedPrefix(), bytes(400))
     found, there = decoder.code_uniform(None, 1 << 16, 256)
     assert decoder.n_decoded == there.sum() <= 400 and not found[~there].any()
 
 
 def stage_decoder(string: bytes) -> StageDecoder:
-    return StageDecoder([string], Written())
+    return StageDecoder([string], ReencodedPrefix())
 
 
 @settings(max_examples=60, deadline=None)
@@ -526,20 +526,20 @@ def test_what_was_encoded_is_never_past_the_words(
         encoder.encode(symbols, weights)
         encoder.end_stage(symbols)
         stages.append((symbols, weights))
-    strings, written = encoder.segments(), Written()
+    strings, reencoded = encoder.segments(), ReencodedPrefix()
     whole = StreamDecoder(strings)
     for i, (symbols, weights) in enumerate(stages):
         assert np.array_equal(whole.decode(weights), symbols)
         whole.end_stage(symbols)
-        stage = StageDecoder(strings[: i + 1], written)
+        stage = StageDecoder(strings[: i + 1], reencoded)
         assert np.array_equal(stage.decode(weights), symbols)
         stage.end_stage(symbols)
-        written = stage.written
+        reencoded = stage.reencoded
 
 
 @pytest.mark.parametrize("name", ["uqdm-photo", "uqdm-nano", "uqdm-nano-ctx"])
 def test_values_take_a_bit_where_cells_meet(name: str) -> None:
-    """What least_bytes() rests on, of every scale that a table has."""
+    """What min_bytes() rests on, of every scale that a table has."""
     prior = open_codec(name).net.latent_priors[0]
     table = scale_table() if isinstance(prior, CoefficientPrior) else prior.table
     for R in np.unique(table.half_widths):
@@ -552,7 +552,7 @@ def test_no_seed_has_few_values_where_cells_meet() -> None:
         for seed in (*range(60), 2**32 - 1):
             j, _ = split_dither(dither(seed, 0, (1, 1, n)))
             bits = int((j == -LATTICE // 2).sum())
-            assert least_bytes(n) <= bits / 8, (n, seed)
+            assert min_bytes(n) <= bits / 8, (n, seed)
 
 
 @pytest.mark.parametrize("name", ["uqdm-photo", "uqdm-nano"])
@@ -564,4 +564,4 @@ def test_flat_pictures_are_larger_than_the_least(name: str) -> None:
         for level in (0, 128):
             flat = Image.new("RGB", size, (level,) * 3)
             header, _ = parse_header(encode(flat, codec, stages=1))  # type: ignore[misc]
-            assert header.lengths[0] >= codec.net.least_bytes(size[::-1])
+            assert header.lengths[0] >= codec.net.min_bytes(size[::-1])

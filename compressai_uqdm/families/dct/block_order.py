@@ -1,4 +1,4 @@
-"""The order in which blocks are coded: those of one parity of a checkerboard first."""
+"""The checkerboard order of blocks: the even parity is coded first, then the odd."""
 
 import functools
 
@@ -11,32 +11,33 @@ from torch import Tensor
 __all__ = ["OPPOSITE_PARITY", "SAME_PARITY", "BlockOrder"]
 
 SAME_PARITY = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
-"""Blocks of the same parity in the 3x3 around one."""
+"""Offsets (row, column) to the blocks of the same parity in the 3x3 neighbourhood."""
 OPPOSITE_PARITY = ((-1, 0), (0, -1), (0, 1), (1, 0))
-"""Blocks of the opposite parity."""
+"""Offsets (row, column) to the blocks of the opposite parity."""
 
 _CPU = torch.device("cpu")
 
 
 class BlockOrder:
-    """The blocks of images as rows of matrices, ``[B h w, C]``, even parity first.
+    """Maps the blocks of images to rows of a matrix, ``[B h w, C]``, even parity first.
 
-    Within a parity they are row by row, image after image.
+    Within a parity the blocks are ordered by image, then in raster order.
 
     Args:
-        B: images.
-        h: blocks in a column.
-        w: blocks in a row.
+        B: number of images.
+        h: number of rows of blocks.
+        w: number of blocks in a row.
 
     Attributes:
         shape: (B, h, w).
-        parities: rows of the matrices that each parity has.
-        images: for each parity, the image that a block belongs to, ``[N]``.
-        same_parity: for each parity, places of the five blocks of that parity around each
-            of its blocks, among those of that parity; one past the last where there is
-            none, ``[N, 5]``.
-        opposite_parity: for each parity, places of its four blocks around each block of
-            the *other* parity, ``[N, 4]``.
+        parities: for each parity, its rows of the matrix.
+        images: for each parity, the image of each of its N blocks, ``[N]``.
+        same_parity: for each parity and each of its blocks, the five blocks of
+            :data:`SAME_PARITY` around it, ``[N, 5]``. Blocks are numbered within the
+            parity; N stands for a block outside the image.
+        opposite_parity: for each parity and each block of the *other* parity, the four
+            blocks of :data:`OPPOSITE_PARITY` around it, numbered in the same way,
+            ``[N of the other, 4]``.
     """
 
     def __init__(self, B: int, h: int, w: int):
@@ -60,29 +61,34 @@ class BlockOrder:
         return [self._around(c, 1 - c, OPPOSITE_PARITY) for c in (0, 1)]
 
     def _around(self, c: int, to: int, taps: Sequence[tuple[int, int]]) -> Tensor:
-        """Return places of the blocks of parity c around each of the parity ``to``."""
+        """Return numbers of the blocks of parity c around each block of parity ``to``."""
         B, h, w = self.shape
         first, end = self.parities[c].start, self.parities[c].stop
         padded = torch.full((B, h + 2, w + 2), end - first, device=_CPU)
-        here = (self._place >= first) & (self._place < end)
-        padded[:, 1:-1, 1:-1][here] = self._place[here] - first
-        there = here if to == c else ~here
+        is_c = (self._place >= first) & (self._place < end)
+        padded[:, 1:-1, 1:-1][is_c] = self._place[is_c] - first
+        is_to = is_c if to == c else ~is_c
         return torch.stack(
-            [padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][there] for dy, dx in taps],
+            [padded[:, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w][is_to] for dy, dx in taps],
             1,
         )
 
     def matrix(self, planes: Tensor) -> Tensor:
-        """Planes ``[B, C, h, w]`` as a matrix."""
+        """Return planes ``[B, C, h, w]`` as a matrix ``[B h w, C]``."""
         blocks = planes.permute(0, 2, 3, 1).reshape(-1, planes.shape[1])
         return blocks.index_select(0, self._order.to(planes.device))
 
     def planes(self, matrix: Tensor) -> Tensor:
-        """A matrix as planes."""
+        """Return a matrix ``[B h w, C]`` as planes ``[B, C, h, w]``."""
         place = self._place.flatten().to(matrix.device)
         blocks = matrix.index_select(0, place)
         return blocks.view(*self.shape, -1).permute(0, 3, 1, 2)
 
     def rows(self, b: slice | int, rows: slice) -> Tensor:
-        """Rows of matrices that some rows of blocks of an image, or of some, are in."""
+        """Return the matrix rows of some rows of blocks.
+
+        Args:
+            b: the image or images.
+            rows: rows of blocks.
+        """
         return self._place[b, rows].flatten()

@@ -277,7 +277,7 @@ def _fill_blocks(found: CoefficientPosterior, coefficient_std: np.ndarray) -> No
     offsets, indexes = found.location_offset.numpy(), found.scale_index.numpy()
     middles = POINTS * found.cells.numpy().astype(np.int32) + found.grid.middle.numpy()
     blank = missing & missing[:, :1]
-    widest = np.searchsorted(scale_table().scales, coefficient_std / found.grid.width)
+    widest = np.searchsorted(scale_table().scales, coefficient_std / found.grid.step)
     indexes[...] = np.where(blank, widest.clip(max=len(LOG_SCALES) - 1), indexes)
     target = np.where(blank, 0, middles + offsets)
     table, some = moment_table(), slice(N_COLOURS)

@@ -393,7 +393,7 @@ class CoefficientPrior(SinglePrecision, nn.Module):
                 found.setdefault(name, [[], []])[parity].append(value)
             return v, coded
 
-        self.run_subsets(grid.width, order, code)
+        self.run_subsets(grid.step, order, code)
         # subsets come in the order of their channels
         p, coded, location, index = (
             torch.cat([torch.cat(subsets, 1) for subsets in found[name]])

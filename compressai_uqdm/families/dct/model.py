@@ -28,8 +28,8 @@ from ...models.checkpoint import (
 from ...models.coding import PictureCoder, StageEstimator
 from ...progress import Progress
 from ...quantization.dither import dither
-from ...quantization.lattice import least_bytes
-from ...quantization.nested import NestedGrid, finest_cells, nest
+from ...quantization.lattice import min_bytes
+from ...quantization.nested import NestedGrid, finest_cells, nested_grids
 from ...settings import exact_floats, uncompiled
 from ...threads import parallel_map, single_threaded_ops
 from .block_order import BlockOrder
@@ -212,7 +212,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             x = x.permute(0, 2, 3, 1).flatten(0, 2)
             places = latent.order.rows(slice(None), rows)
             u = grid.dither[places].to(x.device)
-            found[places] = finest_cells(x, grid.width, u).short().cpu()
+            found[places] = finest_cells(x, grid.step, u).short().cpu()
 
         parallel_map(fill, block_rows(latent.size), levels.device)
         return found
@@ -276,8 +276,8 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             torch.randint(-(1 << 15), 1 << 15, x.shape, device=x.device).short()
             for _ in steps
         ]
-        grids = nest(steps, map(order.matrix, words))
-        finest = finest_cells(order.matrix(x), grids[-1].width, grids[-1].dither)
+        grids = nested_grids(steps, map(order.matrix, words))
+        finest = finest_cells(order.matrix(x), grids[-1].step, grids[-1].dither)
         H, W = levels.shape[2:]
         latent = CosineLatent((H, W), order, grids)
         for stage, dead_zone in enumerate(dead_zones or self.config.dead_zones):
@@ -333,13 +333,13 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
     def passes(self, stages: int, picture: bool = False) -> int:
         return min(stages, len(self.config.quantization_steps))
 
-    def least_bytes(self, size: tuple[int, int]) -> int:
+    def min_bytes(self, size: tuple[int, int]) -> int:
         # the first coefficient of half of the blocks, if the model codes it
         step, dead_zone = self.config.quantization_steps[0], self.config.dead_zones[0]
         if not self._prior(0).codes_first(step, dead_zone):
             return 0
         H, W = size
-        return least_bytes(n_blocks(H) * n_blocks(W) // 2)
+        return min_bytes(n_blocks(H) * n_blocks(W) // 2)
 
     def blend_partial_stage(
         self, before: CosineLatent, latent: CosineLatent, n_decoded: int
@@ -357,7 +357,7 @@ class CosineUQDM(ProgressiveModel[CosineLatent]):
             force: for CompressAI's programs; without effect.
 
         Returns:
-            False: no table was built.
+            False, since no table is built.
 
         Raises:
             ValueError: weights are so large that a sum could be rounded.
@@ -434,7 +434,7 @@ def draw_grids(
     """
     B, h, w = order.shape
     words = (dither(seed, stage, (n, h, w)) for stage in range(len(steps)))
-    return nest(steps, (order.matrix(word.expand(B, -1, -1, -1)) for word in words))
+    return nested_grids(steps, (order.matrix(word.expand(B, -1, -1, -1)) for word in words))
 
 
 def _is_weight(name: str) -> bool:

@@ -74,7 +74,7 @@ class PixelPosterior(NamedTuple):
             b: the image.
             size: (H, W).
         """
-        (H, W), step = size, coefficients.grid.width
+        (H, W), step = size, coefficients.grid.step
         mean = np.empty((3, H, W), np.int32)
         planes = np.empty((6, H, W), np.int16)
         bands = np.empty((N_BANDS, n_blocks(H), n_blocks(W)), np.int16)

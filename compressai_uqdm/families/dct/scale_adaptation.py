@@ -1,8 +1,8 @@
-"""Scales of a stage in the cosine basis, moved for one picture.
+"""Adaptation of a stage's scales to one picture.
 
-Entries of the scale table that a network gives are right for photographs on the whole.
-Of one picture an encoder may tell, for every coefficient, by how many entries those that
-are sent should be moved (:mod:`.parameter_updates`): about 1% of a stage's bits.
+The scale indexes from the context network fit photographs on average. The encoder may shift
+them for its picture, by one number for each of the 192 coefficients of a block, coded as
+side information (:mod:`.parameter_updates`). This saves about 1% of a stage's bits.
 """
 
 from typing import NamedTuple
@@ -12,94 +12,94 @@ import torch
 
 from torch import Tensor
 
-from ...bitstream.parameter_updates import STEPS_MAX, cost
+from ...bitstream.parameter_updates import UPDATE_MAX, cost
 from ...entropy_models.logistic import log_mass
 
 __all__ = ["CodedValues", "fit", "stride"]
 
-_TRIED = 6 * np.arange(-2, 3)  # entries
-_SAMPLE = 1 << 13  # values that a fit looks at
-_LEAST = 2.0  # nats that a move must save: about what it costs
-_FAR = 1e4  # scales: as good as infinitely far
+_CANDIDATES = 6 * np.arange(-2, 3)  # shifts of the scale index
+_SAMPLE = 1 << 13  # values used for a fit
+_MIN_SAVING = 2.0  # nats that a shift must save: about its cost
+_FAR = 1e4  # ends of cells are clipped to so many scales; the mass beyond is negligible
 
 
 class CodedValues(NamedTuple):
-    """Values of a group that are sent, ``[m]`` each; places are from the location."""
+    """Coded values of a subband, ``[m]`` each; ends are relative to the location."""
 
     channels: np.ndarray
-    """Which coefficient of the group, integers."""
+    """Coefficient within the subband, integers."""
 
     below: np.ndarray
-    """Lower end of its cell."""
+    """Lower end of the value's cell."""
 
     above: np.ndarray
-    """Upper end of it."""
+    """Upper end of the value's cell."""
 
     first: np.ndarray
-    """Lower end of what it was known to be in; -inf where nothing was known."""
+    """Lower end of its cell of the stage before; -inf if no earlier stage coded it."""
 
     last: np.ndarray
-    """Upper end of that."""
+    """Upper end of its cell of the stage before."""
 
     log_scales: np.ndarray
     """Natural logarithm of the logistic's scale."""
 
 
 def stride(m: int) -> int:
-    """Of m values, a fit looks at every so many."""
+    """Return the stride of the values that a fit uses, of m values in all."""
     return max(1, -(-m // _SAMPLE))
 
 
-def fit(sent: CodedValues, n: int, per_entry: float, every: int) -> np.ndarray:
-    """Entries to move the scales by, all 0 where that would not pay.
+def fit(values: CodedValues, n: int, per_entry: float, every: int) -> np.ndarray:
+    """Return the shifts of the scale indexes, all 0 if they save less than they cost.
 
     Args:
-        sent: the values.
-        n: coefficients of the group.
-        per_entry: logarithm of the ratio of an entry's scale to that before.
-        every: of so many values in the group they are one, see :func:`stride`.
+        values: the sampled values.
+        n: number of coefficients of the subband.
+        per_entry: logarithm of the ratio of two consecutive scales in the table.
+        every: stride of the sample, see :func:`stride`.
 
     Returns:
-        int64, ``[n]``.
+        shift of each coefficient, int64, ``[n]``.
     """
     below, above, first, last, log_scales = (
-        torch.from_numpy(values.astype(np.float32)) for values in sent[1:]
+        torch.from_numpy(array.astype(np.float32)) for array in values[1:]
     )
-    is_refinement = torch.from_numpy(np.flatnonzero(np.isfinite(sent.first)))
+    refinements = torch.from_numpy(np.flatnonzero(np.isfinite(values.first)))
 
-    def nats(steps: np.ndarray) -> np.ndarray:
-        """What the values of each coefficient cost with scales so moved, ``[k, n]``."""
-        moves = torch.from_numpy((steps * per_entry).astype(np.float32))
-        shrink = torch.exp(-(log_scales + moves[:, sent.channels]))
-        rows = n * np.arange(len(steps))[:, None]
+    def nats(shifts: np.ndarray) -> np.ndarray:
+        """Return the cost of each coefficient's values for k shifts, both ``[k, n]``."""
+        moves = torch.from_numpy((shifts * per_entry).astype(np.float32))
+        shrink = torch.exp(-(log_scales + moves[:, values.channels]))
+        rows = n * np.arange(len(shifts))[:, None]
 
-        def of(
+        def sums_of(
             low: Tensor, high: Tensor, shrink: Tensor, channels: np.ndarray
         ) -> np.ndarray:
             u, v = ((end * shrink).clamp_(-_FAR, _FAR) for end in (low, high))
-            found = -log_mass(u, v).double().numpy().reshape(-1)
-            sums = np.bincount((rows + channels).reshape(-1), found, n * len(steps))
-            return sums.reshape(len(steps), n)
+            each = -log_mass(u, v).double().numpy().reshape(-1)
+            sums = np.bincount((rows + channels).reshape(-1), each, n * len(shifts))
+            return sums.reshape(len(shifts), n)
 
-        cost = of(below, above, shrink, sent.channels)
-        if len(is_refinement):
+        total = sums_of(below, above, shrink, values.channels)
+        if len(refinements):
             ends, channels = (
-                (first[is_refinement], last[is_refinement]),
-                sent.channels[is_refinement],
+                (first[refinements], last[refinements]),
+                values.channels[refinements],
             )
-            cost -= of(*ends, shrink[:, is_refinement], channels)
-        return cost
+            total -= sums_of(*ends, shrink[:, refinements], channels)
+        return total
 
-    tried = nats(np.repeat(_TRIED[:, None], n, 1))
-    # the least of a parabola through the best one and those beside it
-    best = tried.argmin(0).clip(1, len(_TRIED) - 2)
-    a, b, c = (np.take_along_axis(tried, best[None] + i, 0)[0] for i in (-1, 0, 1))
+    costs = nats(np.repeat(_CANDIDATES[:, None], n, 1))
+    # the minimum of a parabola through the best candidate and its two neighbours
+    best = costs.argmin(0).clip(1, len(_CANDIDATES) - 2)
+    a, b, c = (np.take_along_axis(costs, best[None] + i, 0)[0] for i in (-1, 0, 1))
     bend = np.maximum(a - 2 * b + c, 1e-9)
     offset = ((a - c) / (2 * bend)).clip(-1, 1)
-    spacing = _TRIED[1] - _TRIED[0]
-    steps = np.rint(_TRIED[best] + spacing * offset).astype(np.int64)
-    steps = steps.clip(-STEPS_MAX, STEPS_MAX)
-    saved = every * (tried[len(_TRIED) // 2] - nats(steps[None])[0])
-    steps[saved < _LEAST] = 0
-    pays = saved[saved >= _LEAST].sum() > cost([steps])
-    return steps if pays else np.zeros(n, np.int64)
+    spacing = _CANDIDATES[1] - _CANDIDATES[0]
+    shifts = np.rint(_CANDIDATES[best] + spacing * offset).astype(np.int64)
+    shifts = shifts.clip(-UPDATE_MAX, UPDATE_MAX)
+    saved = every * (costs[len(_CANDIDATES) // 2] - nats(shifts[None])[0])
+    shifts[saved < _MIN_SAVING] = 0
+    pays = saved[saved >= _MIN_SAVING].sum() > cost([shifts])
+    return shifts if pays else np.zeros(n, np.int64)

@@ -1,10 +1,11 @@
-"""The cosine basis: orthonormal, of blocks of 8x8 pixels and of their three colours.
+"""The orthonormal DCT of blocks of 8x8 pixels and their three colours.
 
-Noise of a given size is the same distortion in this basis as in pixels, but a photograph
-stands in few of its coordinates. 192 coefficients a block: the 3-point cosine transform of
-red, green and blue, times the 8x8 one (Ahmed, Natarajan, Rao 1974) of their planes.
+A block has 192 coefficients: the 3-point DCT over red, green and blue, times the 8x8 DCT
+(Ahmed, Natarajan, Rao, "Discrete Cosine Transform", 1974) of each plane. The basis is
+orthonormal, so quantization noise causes the same squared error in coefficients as in
+pixels. Most coefficients of a photograph are near 0.
 
-Channels are in coding order: by bands of rising frequency, and in each by colour.
+Channels are in coding order: by bands of increasing frequency, and by colour within a band.
 """
 
 import numpy as np
@@ -29,10 +30,10 @@ BLOCK = 8
 """Side of a block, in pixels."""
 
 N_COLOURS, N_COEFFICIENTS = 3, 192
-"""Colours, and coefficients of a block."""
+"""Numbers of colours, and of coefficients of a block."""
 
 _BANDS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 14))
-"""First and last sum of the two frequencies."""
+"""Smallest and largest sum of the two frequencies in each band."""
 
 
 def _cosines(n: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def _cosines(n: int) -> np.ndarray:
     return matrix
 
 
-def _groups() -> list[list[int]]:
+def _subbands() -> list[list[int]]:
     frequency = np.add.outer(np.arange(BLOCK), np.arange(BLOCK)).reshape(-1)
     return [
         [64 * colour + k for k in np.flatnonzero((low <= frequency) & (frequency <= high))]
@@ -51,20 +52,20 @@ def _groups() -> list[list[int]]:
     ]
 
 
-_ORDER = np.concatenate(_groups())
+_ORDER = np.concatenate(_subbands())
 _PLACE = np.argsort(_ORDER)
 
 SUBBANDS = tuple(
-    slice(int(end) - len(group), int(end))
-    for group, end in zip(_groups(), np.cumsum([len(group) for group in _groups()]))
+    slice(int(end) - len(subband), int(end))
+    for subband, end in zip(_subbands(), np.cumsum([len(s) for s in _subbands()]))
 )
-"""Channels of every group, in coding order: band by band, three colours in each."""
+"""Channels of every subband, in coding order: 8 bands of frequencies, 3 colours in each."""
 
 COEFFICIENT_BITS = 6
-"""Fractional bits of coefficients that become pixels."""
+"""Fractional bits of the coefficients that :func:`inverse_dct` takes."""
 
 POSITION_BITS = 16
-"""Fractional bits of the positions of pixels."""
+"""Fractional bits of the pixels that :func:`inverse_dct` returns."""
 
 _BASIS_BITS = 14
 _INNER_BITS = 12
@@ -75,16 +76,16 @@ _PLANE_SQUARED = np.rint(_cosines(BLOCK) ** 2 * (1 << _BASIS_BITS))
 
 
 def n_blocks(size: int) -> int:
-    """Blocks that cover so many pixels."""
+    """Return the number of blocks that cover ``size`` pixels."""
     return -(-size // BLOCK)
 
 
 def forward_dct(levels: Tensor) -> Tensor:
-    """Coefficients of images.
+    """Return the DCT coefficients of images.
 
     Args:
-        levels: 0..255, ``[B, 3, H, W]``; sides that are no multiple of 8 are extended by
-            their last row and column.
+        levels: 0..255, ``[B, 3, H, W]``. Sides that are not multiples of 8 are padded by
+            repeating the last row and column.
 
     Returns:
         float64, ``[B, 192, ceil(H / 8), ceil(W / 8)]``, in units of levels.
@@ -101,17 +102,18 @@ def forward_dct(levels: Tensor) -> Tensor:
 
 
 def inverse_dct(coefficients: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of one image, in integers: the same on every machine.
+    """Return the pixels of one image, in integer arithmetic.
 
     Args:
         coefficients: integers with 6 fractional bits, ``[192, h, w]``.
         size: (H, W).
 
     Returns:
-        positions in units of levels, int64 with 16 fractional bits, ``[3, H, W]``.
+        pixels in units of levels, int64 with 16 fractional bits, ``[3, H, W]``; the same on
+        every machine.
     """
     _, h, w = coefficients.shape
-    # float64 holds all of these integers: none reaches 2^53
+    # float64 represents all of these integers exactly: none reaches 2^53
     y = torch.from_numpy(coefficients[_PLACE]).double().view(3, BLOCK, BLOCK, h, w)
     first = COEFFICIENT_BITS + _BASIS_BITS - _INNER_BITS
     y = _shifted(_product("ui,cuvyx->civyx", _PLANE, y), first)
@@ -123,7 +125,7 @@ def inverse_dct(coefficients: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def spread_variances(variances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Variances of pixels where those of coefficients are known, and these independent.
+    """Return the variances of pixels, given those of independent coefficients.
 
     Args:
         variances: integers below 2^34, ``[192, h, w]``.
@@ -142,7 +144,7 @@ def spread_variances(variances: np.ndarray, size: tuple[int, int]) -> np.ndarray
 
 
 def _product(indices: str, matrix: np.ndarray, y: Tensor) -> Tensor:
-    # NumPy's products have threads of their own, which are in the way of others
+    # NumPy's products run in threads of their own, which slow down other threads
     return torch.einsum(indices, torch.from_numpy(matrix), y)
 
 

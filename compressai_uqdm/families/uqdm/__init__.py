@@ -1,1 +1,1 @@
-"""UQDM as published: a diffusion model in pixels whose latents are coded."""
+"""UQDM as published: a diffusion model of pixels, whose latents are coded."""

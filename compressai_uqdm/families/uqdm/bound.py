@@ -1,7 +1,7 @@
-"""The bound on -log p(x), all stages of an image at once.
+"""The variational bound on -log p(x), for all stages of an image at once.
 
-The latents z_1, ..., z_0 follow from the image and its noise alone, so one pass of the
-network sees all of them that it shall denoise.
+The latents z_1, ..., z_0 depend on the image and its noise only, so one pass of the network
+denoises all of them.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Steps = Literal["all", "one"]
 
 
 class Bounded(Protocol):
-    """A model that the bound is of."""
+    """The parts of a model that the bound needs."""
 
     denoiser: Denoiser
     noise_schedule: NoiseSchedule
@@ -33,28 +33,28 @@ class Bounded(Protocol):
 
 
 class BoundTerms(NamedTuple):
-    """What the bound is made of."""
+    """The terms of the bound."""
 
     likelihoods: dict[str, Tensor]
-    """By stage, each ``[n, 3, H, W]``, n the images that it is of."""
+    """Likelihoods of each stage, ``[n, 3, H, W]``, for n of the images."""
 
     x_hats: list[Tensor]
-    """The image as it is seen at z_1, ..., z_0, in [-1, 1], of the same images."""
+    """Predictions of the same images at z_1, ..., z_0, in [-1, 1]."""
 
 
 def bound(
     net: Bounded, levels: Tensor, noise: Sequence[Tensor], steps: Steps = "all"
 ) -> BoundTerms:
-    """Likelihoods whose product bounds p(x).
+    """Return likelihoods whose product bounds p(x).
 
     Args:
         net: the model.
         levels: images, 0..255, ``[B, 3, H, W]``.
-        noise: of z_1, standard normal, and of each step, uniform in [-1/2, 1/2), T + 1
-            tensors of that shape, in the type to compute in.
-        steps: ``"all"`` T steps of every image, as published, or ``"one"`` for each, by
-            its place in the batch: an unbiased estimate at 1/T of the cost, where the
-            batch has a multiple of T images in random order.
+        noise: T + 1 tensors of that shape, in the type of the computation: the noise of
+            z_1, standard normal, and of each step, uniform in [-1/2, 1/2).
+        steps: ``"all"`` T steps of every image, as published, or ``"one"`` step of every
+            image, selected by its position in the batch. One step costs 1/T. It gives an
+            unbiased estimate if the batch is a multiple of T images in random order.
     """
     schedule = net.noise_schedule.steps()
     T = len(schedule)
@@ -91,20 +91,20 @@ def bound(
 
 
 def fresh_noise(x: Tensor, T: int) -> list[Tensor]:
-    """Noise for :func:`bound` of images like x, from PyTorch's global generator."""
+    """Return noise for :func:`bound`, shaped like x, from PyTorch's global generator."""
     gaussian = torch.randn_like(x)
     return [gaussian, *(torch.empty_like(x).uniform_(-0.5, 0.5) for _ in range(T))]
 
 
 class Bound(nn.Module):
-    """The bound with noise that belongs to the image, not to the process.
+    """The bound, with noise that is drawn from a seed of each image.
 
-    What a training step computes must not depend on how many processes share it, nor on
-    whether the run was ever interrupted. So the noise of an image is drawn from a key.
+    So a training step does not depend on the number of processes, nor on interruptions of
+    the run.
 
     Args:
         net: the model.
-        steps: as of :func:`bound`.
+        steps: steps of each image, see :func:`bound`.
     """
 
     def __init__(self, net: Bounded, steps: Steps = "all"):
@@ -112,14 +112,14 @@ class Bound(nn.Module):
         self.net, self.steps = net, steps
 
     def forward(self, levels: Tensor, keys: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Likelihoods of images.
+        """Return the likelihoods of images.
 
         Args:
             levels: images, uint8, ``[B, 3, H, W]``.
             keys: seeds of their noise, int64, ``[B]``.
 
         Returns:
-            ``likelihoods`` by stage, as of :class:`BoundTerms`.
+            dict with ``likelihoods``, those of :class:`BoundTerms`.
         """
         noise = _keyed_noise(keys, len(self.net.latent_priors), levels_to_x(levels))
         return {"likelihoods": bound(self.net, levels, noise, self.steps).likelihoods}

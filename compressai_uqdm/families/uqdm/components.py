@@ -1,4 +1,4 @@
-"""The parts of a UQDM, by the names that a configuration gives them."""
+"""The denoisers and priors of a UQDM, by their names in a configuration."""
 
 from ...entropy_models.uniform_noise import UniformNoiseConditional
 from .context_prior import ContextConditional
@@ -13,16 +13,16 @@ __all__ = ["DENOISERS", "LATENT_PRIORS", "PIXEL_PRIORS"]
 DENOISERS: dict[str, type[DenoiserConfig]] = {
     config.family: config for config in (UNetConfig,)
 }
-"""Configurations of denoisers, by family."""
+"""Configuration classes of denoisers, by family."""
 
 LATENT_PRIORS: dict[str, type[UniformNoiseConditional]] = {
     "uniform": UniformNoiseConditional,
     "context": ContextConditional,
 }
-"""Priors of the latent stages."""
+"""Priors of the latent stages: ``"uniform"``, as published, and ``"context"``."""
 
 PIXEL_PRIORS: dict[str, type[PixelPrior]] = {
     "softmax": PixelConditional,
     "context": IntervalPixels,
 }
-"""Priors of the last stage."""
+"""Priors of the pixels: ``"softmax"``, as published, and ``"context"``."""

@@ -1,4 +1,4 @@
-"""What a UQDM is made of: the diffusion, its priors, and its network."""
+"""Configuration of a UQDM: its diffusion, priors and network."""
 
 import json
 
@@ -28,15 +28,15 @@ class UQDMConfig(DiffusionConfig):
     Args:
         latent_prior: prior of the latent stages, one of :data:`.LATENT_PRIORS`.
         pixel_prior: prior of the last stage, one of :data:`.PIXEL_PRIORS`.
-        latent_stages: after how many latent stages the pixels follow, by default after
-            all ``n_timesteps``. ``"softmax"`` needs all, ``"context"`` fewer.
-        network: configuration of the denoiser, or the dict of one, whose ``family`` is
-            one of :data:`.DENOISERS`.
+        latent_stages: number of latent stages before the pixels, by default all
+            ``n_timesteps``. ``"softmax"`` needs all, ``"context"`` fewer.
+        network: configuration of the denoiser, or a dict of its values, whose ``family``
+            is one of :data:`.DENOISERS`.
 
     Further arguments are those of :class:`.DiffusionConfig`.
 
     Raises:
-        ValueError: a value that no UQDM can have.
+        ValueError: a value is out of range.
     """
 
     latent_prior: str = "uniform"
@@ -58,19 +58,19 @@ class UQDMConfig(DiffusionConfig):
                 f"{f'all {T}' if on_all else f'1 to {T - 1}'} latent stages of "
                 f"n_timesteps {T}, got {stages}"
             )
-        if isinstance(self.network, Mapping):  # as JSON and huggingface_hub have it
+        if isinstance(self.network, Mapping):  # from JSON or huggingface_hub
             object.__setattr__(self, "network", _network(self.network))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UQDMConfig":
-        """The configuration in a dict.
+        """Return the configuration in a dict.
 
         Args:
-            values: as :func:`dataclasses.asdict` gives it, or as published: all keys in
-                one dict, whole or as section ``model`` of a file.
+            values: a dict from :func:`dataclasses.asdict`, or one in the published layout:
+                all keys in one dict, at the top or in the section ``model``.
 
         Raises:
-            ValueError: a key is unknown or, of those published, missing.
+            ValueError: a key is unknown, or the published layout lacks a key.
         """
         values = values.get("model", values)
         if not isinstance(values, Mapping):
@@ -82,7 +82,7 @@ class UQDMConfig(DiffusionConfig):
 
     @classmethod
     def from_json(cls, path: str | Path) -> "UQDMConfig":
-        """The configuration in a published ``config.json`` or one of ours.
+        """Return the configuration in a published ``config.json`` or one of ours.
 
         Raises:
             ValueError: the file is not JSON, or a key is unknown or missing.
@@ -97,13 +97,17 @@ class UQDMConfig(DiffusionConfig):
             raise ValueError(f"{path}: {error}") from error
 
     def to_tensor(self) -> Tensor:
-        """The configuration as bytes of JSON, uint8, to travel in a state dict."""
+        """Return the configuration as bytes of JSON, uint8, for a state dict."""
         text = json.dumps(asdict(self), sort_keys=True)
         return torch.from_numpy(np.array(bytearray(text.encode())))
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "UQDMConfig":
-        """Inverse of :meth:`to_tensor`."""
+        """Return the configuration in a tensor from :meth:`to_tensor`.
+
+        Raises:
+            ValueError: the tensor is damaged.
+        """
         try:
             return cls.from_dict(json.loads(bytes(data.tolist()).decode()))
         except (AttributeError, TypeError, ValueError) as error:
@@ -129,16 +133,16 @@ def _network(values: Mapping[str, Any]) -> DenoiserConfig:
     return DENOISERS[family](**values)
 
 
-# Published too, but of training only, or the same in all models.
+# Keys of the published layout that concern training only, or are the same in all models.
 _OTHER_PUBLISHED_KEYS = {"ema_rate", "vocab_size"}
 
 
 def _from_published(values: Mapping[str, Any]) -> UQDMConfig:
-    """A configuration in the published layout, all keys in one dict."""
+    """Return a configuration from the published layout, all keys in one dict."""
     network, diffusion = _names(UNetConfig) - {"family"}, _names(DiffusionConfig)
-    known = network | diffusion | {"vocab_size"}
-    unknown = sorted(set(values) - known - _OTHER_PUBLISHED_KEYS)
-    missing = sorted(known - set(values) - {"overlap"})
+    keys = network | diffusion | {"vocab_size"}
+    unknown = sorted(set(values) - keys - _OTHER_PUBLISHED_KEYS)
+    missing = sorted(keys - set(values) - {"overlap"})
     if unknown or missing:
         raise ValueError(
             f"not a UQDM configuration: unknown keys {unknown}, missing {missing}"
@@ -174,16 +178,16 @@ GAUSSIAN = {
     )
     for name, config in PUBLISHED.items()
 }
-"""The same networks as Gaussian diffusions, whose priors have their posteriors' variance.
+"""The same networks as Gaussian diffusions. A step's prior has its posterior's variance.
 
-The figures published with UQDM show such a baseline at 20 steps."""
+The UQDM paper shows such a baseline with 20 steps."""
 
 
 def config_of(state_dict: Mapping[str, Tensor]) -> UQDMConfig:
-    """The published model that these weights are of, told by width and depth.
+    """Return the published configuration with the width and depth of these weights.
 
     Raises:
-        ValueError: none.
+        ValueError: no published model has them.
     """
     try:
         width = len(state_dict["denoiser.conv_in.bias"])

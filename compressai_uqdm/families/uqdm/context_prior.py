@@ -169,7 +169,7 @@ class PictureContext(ContextModel):
 
 
 class ContextConditional(UniformNoiseConditional):
-    """A :class:`UniformNoiseConditional` that sees what is decoded of its stage.
+    """A :class:`.UniformNoiseConditional` that sees what is decoded of its stage.
 
     The values and their noise are the same; only their prior is another. Before
     :meth:`update` there is no scale table and the context stays out. What is sent of a

@@ -1,4 +1,4 @@
-"""What a model asks of the network that denoises for it."""
+"""The interface of denoising networks and of their configurations."""
 
 from dataclasses import dataclass
 
@@ -18,28 +18,28 @@ class Denoiser(nn.Module):
     """A network that predicts the noise in a latent of any size.
 
     Attributes:
-        gradient_checkpointing: in training, keep only what enters a block, and compute
-            the rest again on the way back.
+        gradient_checkpointing: in training, keep only the inputs of each block, and
+            recompute the other activations in the backward pass.
     """
 
     gradient_checkpointing: bool = False
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs must be."""
+        """Device of the network and its inputs."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; inputs of another type are converted."""
+        """Type of the computation; inputs of another type are converted."""
         return next(self.parameters()).dtype
 
     @property
     def portable(self) -> bool:
-        """Whether machines compute the same but for errors far below a lattice point.
+        """Whether outputs of all machines agree to far less than a lattice point.
 
-        Then strings decode on any of them, with a list of the few values that such an
-        error would round elsewhere (``entropy_models.guard``).
+        Then strings decode on any of them, with a rounding log of the few values that the
+        remaining errors could round differently.
         """
         return self.dtype == torch.float64
 
@@ -51,16 +51,16 @@ class Denoiser(nn.Module):
         Args:
             z: latents, ``[B, 3, H, W]``.
             gamma: negative log signal-to-noise ratio of ``z``, ``[]`` or ``[B]``.
-            progress: is told the share of the work that is done.
+            progress: called with the share of the pass that is done.
 
         Returns:
-            ``eps_hat`` and ``scale_factor``, each as ``z``; the second is positive, and
-            1 where the scale of the prior is not learned.
+            ``eps_hat`` and ``scale_factor``, both in shape and type of ``z``. The factor
+            is positive; it is 1 if the scale of the prior is not learned.
         """
         raise NotImplementedError
 
     def fingerprint(self) -> Fingerprint:
-        """All that its outputs follow from, by names that are part of the file format."""
+        """Yield all arrays that the outputs depend on, for the digest of a model."""
         raise NotImplementedError
 
 
@@ -69,12 +69,11 @@ class DenoiserConfig:
     """Configuration of a family of denoisers.
 
     Args:
-        family: its name in configurations, see :data:`.DENOISERS`; every family has its
-            own as the default.
+        family: name of the family, see :data:`.DENOISERS`; each family sets it by default.
     """
 
     family: str
 
     def build(self, diffusion: DiffusionConfig) -> Denoiser:
-        """A network with fresh weights."""
+        """Return a network with newly initialized weights."""
         raise NotImplementedError

@@ -1,9 +1,9 @@
 r"""The diffusion of UQDM: its noise schedule and the equations of one step.
 
-From Yang, Will, Mandt, "Progressive Compression with Universally Quantized Diffusion
-Models" (ICLR 2025, arXiv 2412.10935), in its letters. An image ``x`` in [-1, 1] becomes
-latents ``z_t = alpha_t x + sigma_t eps``; time runs from t = 1, where nothing of the
-image is left, to t = 0. ``gamma_t`` is the negative log signal-to-noise ratio,
+The notation is that of Yang, Will, Mandt, "Progressive Compression with Universally
+Quantized Diffusion Models" (ICLR 2025, arXiv 2412.10935). The forward process turns an
+image ``x`` in [-1, 1] into latents ``z_t = alpha_t x + sigma_t eps``. Time runs from t = 1,
+almost pure noise, to t = 0. ``gamma_t`` is the negative log signal-to-noise ratio,
 
     alpha_t^2 = sigmoid(-gamma_t),    sigma_t^2 = sigmoid(gamma_t),
 
@@ -34,21 +34,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """What a diffusion is, whatever network denoises in it.
+    """Configuration of a diffusion, without that of its network.
 
     Args:
         n_timesteps: T, the number of diffusion steps.
-        prior_type: distribution G that the uniform noise is convolved with.
-        learned_prior_scale: whether the network also gives G's scale.
-        base_prior_scale: the scale that the network's factor multiplies,
-            ``sigma_t sqrt(c)`` (forward_kernel) or ``sigma_s sqrt(c)`` (default).
+        prior_type: distribution G; the prior is G convolved with the uniform noise.
+        learned_prior_scale: whether the network also predicts a factor of G's scale.
+        base_prior_scale: the scale that this factor multiplies, ``sigma_t sqrt(c)``
+            (forward_kernel) or ``sigma_s sqrt(c)`` (default).
         noise_schedule: gamma(t), fixed or learned, always linear in t.
-        fix_gamma_max: with a learned schedule, hold gamma(1) at ``gamma_max``.
+        fix_gamma_max: with a learned schedule, keep gamma(1) at ``gamma_max``.
         gamma_min: negative log signal-to-noise ratio at t = 0.
-        gamma_max: the same at t = 1.
+        gamma_max: negative log signal-to-noise ratio at t = 1.
 
     Raises:
-        ValueError: a value that no diffusion can have.
+        ValueError: a value is out of range.
     """
 
     n_timesteps: int = 4
@@ -92,7 +92,7 @@ class NoiseSchedule(SinglePrecision, nn.Module):
                 self.b = nn.Parameter(low)
 
     def forward(self, t: float | Tensor) -> Tensor:
-        """gamma(t) for times in [0, 1], float64, a scalar or the shape of ``t``."""
+        """Return gamma(t) for times in [0, 1], float64, a scalar or shaped like ``t``."""
         low, high = self.config.gamma_min, self.config.gamma_max
         if self.config.noise_schedule == "fixed_linear":
             device = t.device if isinstance(t, Tensor) else "cpu"
@@ -104,18 +104,18 @@ class NoiseSchedule(SinglePrecision, nn.Module):
         return self.b.double() + w * t
 
     def step(self, i: int | Tensor) -> "Step":
-        """Step i = 0..T-1, from t = 1 - i / T on; numbers in a tensor are float64."""
+        """Return step i = 0..T-1, from t = 1 - i / T; i in a tensor must be float64."""
         T = self.config.n_timesteps
         scale = self.config.base_prior_scale
         return Step(self(1 - i / T), self(1 - (i + 1) / T), scale)
 
     def times(self) -> list[float]:
-        """The T + 1 times, from t = 1 down to 0."""
+        """Return the T + 1 times, from t = 1 down to 0."""
         T = self.config.n_timesteps
         return [1 - i / T for i in range(T + 1)]
 
     def steps(self) -> list["Step"]:
-        """The T steps, from t = 1 down to s = 0."""
+        """Return the T steps, from t = 1 down to s = 0."""
         return [self.step(i) for i in range(self.config.n_timesteps)]
 
 
@@ -123,8 +123,8 @@ class NoiseSchedule(SinglePrecision, nn.Module):
 class Step:
     """The equations of one step from time t to time s < t.
 
-    gamma_t and gamma_s are float64 tensors, so that gradients reach a learned schedule:
-    scalars, or ``[B, 1, 1, 1]`` where every image has a step of its own.
+    gamma_t and gamma_s are float64 tensors, so that gradients reach a learned schedule.
+    They are scalars, or ``[B, 1, 1, 1]`` if every image has a step of its own.
     """
 
     gamma_t: Tensor
@@ -149,6 +149,7 @@ class Step:
 
     @property
     def c(self) -> Tensor:
+        """c = 1 - exp(gamma_s - gamma_t)."""
         return -torch.expm1(self.gamma_s - self.gamma_t)
 
     @property
@@ -157,42 +158,45 @@ class Step:
         return (12 * self.c).sqrt() * self.sigma_s
 
     def mean(self, z_t: Tensor, x: Tensor) -> Tensor:
-        """mu(x), the mean of q(z_s | z_t, x), and of p(z_s | z_t) with x_hat for x."""
+        """Return mu(x), the mean of q(z_s | z_t, x); that of p(z_s | z_t) is mu(x_hat)."""
         return self.alpha_s * (1 - self.c) / self.alpha_t * z_t + self.alpha_s * self.c * x
 
     def prior_scale(self, scale_factor: Tensor) -> Tensor:
-        """S, the standard deviation of G in p(z_s | z_t)."""
+        """Return S, the standard deviation of G in p(z_s | z_t)."""
         forward_kernel = self.base_prior_scale == "forward_kernel"
         sigma = self.sigma_t if forward_kernel else self.sigma_s
         return scale_factor * (sigma * self.c.sqrt())
 
     def denoise(self, z_t: Tensor, eps_hat: Tensor) -> Tensor:
-        """x_hat, the image as far as z_t shows it, in [-1, 1]."""
+        """Return x_hat, the image predicted from z_t, in [-1, 1]."""
         return ((z_t - self.sigma_t * eps_hat) / self.alpha_t).clamp(-1, 1)
 
     def flow(self, z_t: Tensor, eps_hat: Tensor) -> Tensor:
-        """z_s on the probability flow: the same noise, scaled to time s."""
+        """Return z_s on the probability flow: the same noise, scaled to time s."""
         ratio = self.alpha_s / self.alpha_t
         return ratio * z_t + (self.sigma_s - ratio * self.sigma_t) * eps_hat
 
 
 def prior_kl(x: Tensor, gamma_1: Tensor) -> Tensor:
-    """KL(q(z_1 | x) || N(0, I)) in nats for every value of ``x``."""
+    """Return KL(q(z_1 | x) || N(0, I)) of every value of ``x``, in nats."""
     mean2 = torch.sigmoid(-gamma_1) * x**2
     var = torch.sigmoid(gamma_1)
     return 0.5 * (mean2 + var - 1 - nn.functional.logsigmoid(gamma_1))
 
 
 def levels_to_x(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The diffusion's x in (-1, 1) of levels 0..255: the centres of 256 equal bins."""
+    """Return x in (-1, 1) for levels 0..255, the centres of 256 equal bins."""
     return (2 * levels.to(dtype) + 1) / 256 - 1
 
 
 def x_to_levels(x: Tensor) -> Tensor:
-    """The inverse of :func:`levels_to_x`, real numbers where x is between levels."""
+    """Return the levels for x, the inverse of :func:`levels_to_x`, as real numbers."""
     return 128 * (x + 1) - 0.5
 
 
 def sharpness(gamma_0: Tensor) -> Tensor:
-    """kappa of p(x | z_0) = softmax_v -kappa (u - v)^2, levels u of z_0 / alpha_0."""
+    """Return kappa of p(v | z_0) = softmax_v -kappa (u - v)^2.
+
+    v are the levels 0..255, u is z_0 / alpha_0 in units of levels.
+    """
     return torch.exp(-gamma_0) / (2 * 128**2)

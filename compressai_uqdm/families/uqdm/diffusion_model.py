@@ -1,4 +1,4 @@
-"""What diffusion models that compress share: network, schedule, reconstructions."""
+"""The base class of UQDM and VDM: network, noise schedule, stages, reconstructions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,17 +32,17 @@ __all__ = ["DiffusionModel"]
 
 
 class DiffusionModel(ProgressiveModel[Latent]):
-    """A diffusion model whose latents are sent stage by stage, and then the pixels.
+    """A diffusion model that codes its latents stage by stage, and then the pixels.
 
-    A stage for each of the first steps, by default of all T, takes z_1 towards z_0, and
-    the last gives the exact image. :class:`.UQDM` and :class:`.VDM` differ in the noise of
-    a step, and so in what it costs to send.
+    Each of the first steps of the diffusion, by default all T, is a stage. They lead from
+    z_1 towards z_0. The last stage codes the exact image. :class:`.UQDM` and :class:`.VDM`
+    differ in the noise of a step, and so in its cost.
 
     Args:
         config: the model's configuration.
-        quality: number of stages to send, 1 (coarsest) to ``n_stages`` (lossless), by
+        quality: number of stages to code, 1 (coarsest) to ``n_stages`` (lossless), by
             default all; can be set later.
-        denoiser: the network, in place of a fresh one as the configuration has it.
+        denoiser: the network, by default a new one with the configuration's architecture.
     """
 
     config_bytes: Tensor
@@ -63,8 +63,8 @@ class DiffusionModel(ProgressiveModel[Latent]):
         self.quality = self.n_stages if quality is None else quality
 
     def configure(self, config: UQDMConfig) -> None:
-        """Note a configuration, which travels with the weights."""
-        # the mixin's name for what it writes beside them
+        """Store a configuration; the state dict contains it as ``config_bytes``."""
+        # the Hub's mixin writes the second attribute to config.json
         self.config = self._hub_mixin_config = config
         self.config_bytes = config.to_tensor().to(self.config_bytes.device)
 
@@ -72,12 +72,12 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @property
     def latent_stages(self) -> int:
-        """Number of stages that send latents: T, or as the configuration says."""
+        """Number of stages that code latents, by default T."""
         return self.config.latent_stages or self.config.n_timesteps
 
     @property
     def n_stages(self) -> int:
-        """The latent stages and the pixels."""
+        """Number of latent stages, plus one for the pixels."""
         return self.latent_stages + 1
 
     @property
@@ -91,13 +91,13 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @property
     def output_dtype(self) -> torch.dtype:
-        # in a model's half precision; but bfloat16 is off by up to half a level
+        # images in bfloat16 would be off by up to half a level
         half = self.denoiser.dtype == torch.float16
         return torch.float16 if half else torch.float32
 
     @property
     def portable(self) -> bool:
-        """Whether strings decode with other kernels: in float64, after ``double()``."""
+        """Whether strings decode on other machines: in float64, after ``double()``."""
         return self.denoiser.portable
 
     @property
@@ -106,14 +106,14 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     def passes(self, stages: int, picture: bool = False) -> int:
         coded = min(stages, self.latent_stages)
-        # z_0 and pixels are pictures without another
+        # z_0 and the pixels need no pass for their picture
         return coded + (picture and stages < min(self.n_stages, self.config.n_timesteps))
 
     @exact_floats()
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> Latent:
-        """z_1 of images, ``[B, 3, H, W]``, of which nothing is known yet."""
+        """Return z_1, the state of images ``[B, 3, H, W]`` before the first stage."""
         z_1 = prior_sample(seed, tuple(shape[1:])).to(self.denoiser.device, self.dtype)
         z_1 = z_1.expand(*shape)
         points = (z_1_points(z_1),)
@@ -122,11 +122,11 @@ class DiffusionModel(ProgressiveModel[Latent]):
         )
 
     def predict(self, z_t: Tensor, step: Step) -> Prediction:
-        """Run the network at z_t, ``[B, 3, H, W]``."""
+        """Return the network's prediction at z_t, ``[B, 3, H, W]``."""
         return predict(self.denoiser, z_t, step)
 
     def estimate_pixels(self, latent: Latent, levels: Tensor) -> tuple[Tensor, Latent]:
-        """Estimate the last stage, as of :meth:`estimate_stage`."""
+        """Return the likelihoods of the pixels, and the state after the last stage."""
         step = latent.schedule.step(latent.stages - 1)
         likelihoods = self.pixel_prior(levels, latent.z, step, latent.sent)
         return likelihoods, latent.exact(levels)
@@ -135,8 +135,8 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @exact_floats()
     def blend_partial_stage(self, before: Latent, latent: Latent, n_decoded: int) -> Latent:
-        # in the first half of the first stage the picture is poor, and the one from
-        # nothing is mixed to it
+        # in the first half of the first stage the picture is poor, so it is blended with
+        # the picture before the stage
         share = 2 * n_decoded / before.z.numel()
         if before.stages == 0 and share < 1:
             x_hat = torch.lerp(before.prediction.x_hat, latent.prediction.x_hat, share)
@@ -144,12 +144,18 @@ class DiffusionModel(ProgressiveModel[Latent]):
         return latent
 
     def sample(self, latent: Latent, seed: int) -> Tensor:
-        """A sample of p(z_s | z_t), in units of Delta."""
+        """Return a sample of p(z_s | z_t), in units of Delta."""
         raise NotImplementedError
 
     @exact_floats()
     def reconstruct(self, latent: Latent, method: Reconstruction, seed: int) -> Tensor:
-        """Levels 0..255 of images that share the seed, ``[B, 3, H, W]``."""
+        """Return the images of a state, levels 0..255, uint8, ``[B, 3, H, W]``.
+
+        Args:
+            latent: the state.
+            method: method of reconstruction, see :meth:`.ProgressiveModel.estimate`.
+            seed: seed of ``"ancestral"`` samples, the same for all images.
+        """
         if latent.levels is not None:
             return latent.levels
         T = self.config.n_timesteps
@@ -177,35 +183,35 @@ class DiffusionModel(ProgressiveModel[Latent]):
     def from_state_dict(
         cls, state_dict: Mapping[str, Any], weights: Weights = "ema", **kwargs: Any
     ) -> Self:
-        """A model from its state dict, or from the dict of a checkpoint.
+        """Return a model from its state dict, or from the dict of a checkpoint.
 
         Args:
-            state_dict: ours, which holds the configuration; a trainer's dict with one;
-                or the published dict.
-            weights: where there are several, ``"ema"``, the average over training
-                (fewer bits), or ``"raw"``, the last. Of a published dict these are with
-                the initial noise schedule; ``"ema_schedule"`` is with the learned one
+            state_dict: our state dict, which contains the configuration; a trainer's dict
+                that contains one; or a published dict.
+            weights: which weights, if there are several: ``"ema"``, the average over
+                training (fewer bits), or ``"raw"``, the last. For a published dict both
+                use the initial noise schedule, and ``"ema_schedule"`` uses the learned one
                 (fewer bits still).
-            kwargs: arguments of the class, such as ``quality``; ``config`` is needed
-                for a dict in the published layout that is none of the published models.
+            kwargs: arguments of the class, such as ``quality``. A dict in the published
+                layout needs ``config``, unless it is one of the published models.
 
         Raises:
-            ValueError: it is neither, of another class, or does not fit its
-                configuration.
+            ValueError: the dict contains no state dict, one of another class, or one that
+                does not fit its configuration.
         """
         state_dict = state_dict_of(state_dict, weights)
-        is_whole = "config_bytes" in state_dict
-        if is_whole:
+        has_config = "config_bytes" in state_dict
+        if has_config:
             check_family(state_dict, cls)
             kwargs["config"] = UQDMConfig.from_tensor(state_dict["config_bytes"])
         elif "config" not in kwargs:
             kwargs["config"] = config_of(state_dict)
         with undrawn():
             net = cls(**kwargs)
-        if is_whole:  # arguments may have changed the configuration
+        if has_config:  # arguments may have changed the configuration
             state_dict = {**state_dict, "config_bytes": net.config_bytes}
         else:
-            # it holds the network; all else stands at its initial value
+            # the dict holds the network only; the rest keeps its initial values
             initial = net.state_dict().items()
             rest = {k: v for k, v in initial if not k.startswith("denoiser.")}
             state_dict = {**rest, **state_dict}
@@ -214,16 +220,24 @@ class DiffusionModel(ProgressiveModel[Latent]):
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
-        # the mixin would let weights of another model pass, and leave ours random
+        # by default the mixin accepts weights of another model, and leaves ours random
         return super()._from_pretrained(strict=strict, **kwargs)
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, weights: Weights = "ema", **kwargs: Any
     ) -> Self:
-        """As of :class:`.ProgressiveModel`; also from a published folder.
+        """Return the model of a checkpoint, ready to code, on the CPU.
 
-        Such a folder holds ``config.json`` and ``checkpoint.pt``.
+        Args:
+            path: a file or folder, see :meth:`.ProgressiveModel.from_checkpoint`, or a
+                published folder, with ``config.json`` and ``checkpoint.pt``.
+            weights: which weights, see :meth:`from_state_dict`.
+            kwargs: arguments of the class, such as ``quality``.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a checkpoint of this class.
         """
         path = Path(path)
         config = path / "config.json"

@@ -1,4 +1,4 @@
-"""The cost of a latent stage under Gaussian noise, if it could be sent."""
+"""The ideal cost of a latent stage under Gaussian noise."""
 
 import math
 
@@ -9,25 +9,24 @@ from torch import Tensor
 
 __all__ = ["GaussianNoiseConditional"]
 
-_MAX_NATS = 700.0  # more, and a likelihood in double precision would be 0
+_MAX_NATS = 700.0  # above it, a likelihood in double precision would be 0
 _MAX_FACTORS = 1000
 
 
 class GaussianNoiseConditional(nn.Module):
     r"""Conditional model of values under additive Gaussian noise of variance 1/12.
 
-    What :class:`.UniformNoiseConditional` is for uniform noise of width 1, whose variance
-    this is. A value is drawn from q = N(inputs, 1/12) where p = N(means, 1/12) is
-    expected. An ideal simulation of that noisy channel would send it for
+    The counterpart of :class:`.UniformNoiseConditional`; 1/12 is the variance of uniform
+    noise of width 1. The posterior is q = N(inputs, 1/12), the prior p = N(means, 1/12). An
+    ideal simulation of the channel would code a value with
 
         KL(q || p) = (inputs - means)^2 / (2 / 12)
 
-    nats (Kingma et al., "Variational Diffusion Models", 2021, have it as a loss). No
+    nats, which is the loss of Kingma et al., "Variational Diffusion Models" (2021). No
     practical code comes near it, so there are no tables.
 
     Attributes:
-        quantiles: empty; CompressAI's trainers ask every model for parameters of that
-            name.
+        quantiles: empty; CompressAI's trainers expect parameters of this name.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class GaussianNoiseConditional(nn.Module):
     def forward(
         self, inputs: Tensor, means: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Values under noise and their likelihoods.
+        """Add noise to values, and return them with their likelihoods.
 
         Args:
             inputs: values, ``[B, ...]``, in units of the width of uniform noise.
@@ -45,32 +44,31 @@ class GaussianNoiseConditional(nn.Module):
             noise: samples of N(0, 1), broadcast to that shape.
 
         Returns:
-            values with the noise, and :meth:`likelihood` of their divergences.
+            values with the noise, and the :meth:`likelihood` of their divergences.
         """
         outputs = inputs + noise / math.sqrt(12)
         return outputs, self.likelihood(self.divergence(inputs, means))
 
     @staticmethod
     def divergence(inputs: Tensor, means: Tensor) -> Tensor:
-        """KL(q || p) of every value in nats."""
+        """Return KL(q || p) of every value, in nats."""
         return 6 * (inputs - means) ** 2
 
     @staticmethod
     def likelihood(nats: Tensor) -> Tensor:
-        """Likelihoods whose logarithms add up to minus the nats, as CompressAI adds them.
+        """Return likelihoods whose logarithms sum to minus the nats.
 
         Args:
             nats: costs of values, ``[B, ...]``.
 
         Returns:
-            exp(-nats), float64, since a value may cost very little. Where that would be
-            0, which takes few steps or an untrained network, exp(-nats / n) n times,
-            ``[n B, ...]``.
+            exp(-nats), float64, as costs may be very small. If that underflows, with few
+            steps or an untrained network, exp(-nats / n) repeated n times, ``[n B, ...]``.
         """
         largest = nats.detach().max().nan_to_num().item()
         n = min(max(1, math.ceil(largest / _MAX_NATS)), _MAX_FACTORS)
         return torch.exp(-nats.double() / n).repeat(n, *[1] * (nats.dim() - 1))
 
     def loss(self) -> Tensor:
-        """0: there is nothing to learn."""
+        """Return 0: there is nothing to learn."""
         return self.quantiles.sum()

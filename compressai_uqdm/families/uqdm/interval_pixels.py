@@ -1,10 +1,10 @@
-"""Where the latents of a UQDM say that pixels are: to half the width of their noise.
+"""The pixel prior of a UQDM with context: the latents confine each pixel to an interval.
 
-A latent is ``z_s = a z_t + b x + Delta u``, u in [-1/2, 1/2], with a and b of the step
-(``mu = a z_t + b x``). So ``(z_s - a z_t) / b`` is x to within half of ``Delta / b``, the
-*width* of the stage, and both sides know it as exactly as they know the latents: it is
-an integer here. No level is outside of the intervals of any stage, and the narrowest,
-that of the last, leaves a few levels.
+A latent is ``z_s = a z_t + b x + Delta u``, u in [-1/2, 1/2], with ``mu(x) = a z_t + b x``
+of its step. So ``(z_s - a z_t) / b``, the position, differs from x by at most half of
+``Delta / b``, the *width* of the stage. Encoder and decoder compute it in integers from the
+coded latents. A pixel lies in the intervals of all stages. Their intersection, about as
+narrow as the last of them, contains a few levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,26 +27,26 @@ from .pixel_prior import LEVELS
 __all__ = ["MARGIN", "PLANES", "IntervalPixels", "coefficients", "positions", "seen_of"]
 
 PLANES = 3
-"""Planes that the network sees beside the guess."""
+"""Input planes of the network besides the estimate of the image."""
 
 MARGIN = 1 / 4096
-"""Share of a stage's width by which its interval is longer at either end: rounding may
-put a latent that far outside of its noise."""
+"""Share of a stage's width by which its interval is longer at either end, because rounding
+may shift a latent by that much."""
 
-_BITS = 40  # of positions, before they are rounded
+_BITS = 40  # fractional bits of positions before they are rounded
 _ONE = 1 << POSITION_BITS
-_UNIT_BITS = POSITION_BITS - 4  # of a position, to units of 1/16 level
-_LOG_BITS = 5  # of the logarithm of a scale
-_ERROR_MAX, _LOG_RANGE = 256, (-192, 128)  # bounds of what the network sees of them
+_UNIT_BITS = POSITION_BITS - 4  # shift from a position to units of 1/16 level
+_LOG_BITS = 5  # fractional bits of the logarithm of a scale
+_ERROR_MAX, _LOG_RANGE = 256, (-192, 128)  # ranges of the network's inputs
 
 
 def coefficients(steps: Sequence[Step]) -> np.ndarray:
-    """Integers that positions and intervals follow from, by stage.
+    """Return the integer coefficients of positions and intervals of all stages.
 
     Returns:
-        of every stage what a unit of z_s, and what a unit of z_t, moves its position
-        by, in 2^-40 levels, and half the length of its interval in 2^-12; int64,
-        ``[stages, 3]``. Units are those of :meth:`.LatticePoints.integers`.
+        int64, ``[stages, 3]``: the factors of z_s and of z_t in the position, in 2^-40
+        levels, and half the length of the interval, in 2^-12 levels. z_s and z_t are in
+        units of :meth:`.LatticePoints.integers`.
     """
     rows, before = [], LATTICE / 256  # z_1 is in multiples of 1/256
     for step in steps:
@@ -66,26 +66,30 @@ def coefficients(steps: Sequence[Step]) -> np.ndarray:
 
 
 def positions(row: np.ndarray, z_s: LatticePoints, z_t: LatticePoints) -> np.ndarray:
-    """Where one stage places the pixels of one picture.
+    """Return the positions of pixels from one stage of one picture.
 
     Args:
-        row: the stage's, of :func:`coefficients`.
-        z_s: the latent, ``[1, 3, H, W]``.
-        z_t: the one before.
+        row: the stage's row of :func:`coefficients`.
+        z_s: the latent of the stage, ``[1, 3, H, W]``.
+        z_t: the latent before it, ``[1, 3, H, W]``.
 
     Returns:
         integers in 2^-12 levels, int64, ``[3, H, W]``.
     """
-    found = z_s.integers()[0] * row[0] - z_t.integers()[0] * row[1]
-    return rounded_shift(found, _BITS - POSITION_BITS) + 255 * _ONE // 2
+    position = z_s.integers()[0] * row[0] - z_t.integers()[0] * row[1]
+    return rounded_shift(position, _BITS - POSITION_BITS) + 255 * _ONE // 2
 
 
 def seen_of(sent: QuantizedLatents, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the denoiser said at the last stage.
+    """Return the denoiser's prediction at the last stage, as inputs of the network.
+
+    Args:
+        sent: the coded latents of one picture.
+        rows: coefficients from :func:`coefficients`.
 
     Returns:
-        the image, in 1/16 level, and the logarithm of its scale to the base of 2, in
-        1/32; int64, ``[3, H, W]``.
+        the predicted image, in 1/16 level, and the base-2 logarithm of its scale, in 1/32;
+        int64, ``[3, H, W]``.
     """
     x_hat = rounded_shift(positions(rows[-1], sent.location, sent.points[-2]), _UNIT_BITS)
     log_scales = sent.scales[0].double().log2().cpu().numpy() * (1 << _LOG_BITS)
@@ -93,17 +97,17 @@ def seen_of(sent: QuantizedLatents, rows: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 class IntervalPixels(ContextPixels):
-    """The context prior of pixels after some latents of a UQDM.
+    """The context prior of pixels, given some latents of a UQDM.
 
-    The network sees, beside the middle of the interval of all stages, how far what the
-    denoiser said at the last stage is from there, how sure it was of it, and how much
-    shorter than that stage's own the interval is.
+    The inputs of the network are the middle of the intersected interval, the distance of
+    the denoiser's prediction at the last stage from it, the scale of that prediction, and
+    the interval's length relative to that of the last stage.
 
     Args:
-        network: what tells where levels are, by default one that has learned nothing.
+        network: the context network, by default an untrained one.
 
     Attributes:
-        coefficients: those of :func:`coefficients`, or empty before :meth:`update`.
+        coefficients: from :func:`coefficients`; empty before :meth:`update`.
     """
 
     coefficients: Tensor
@@ -116,9 +120,9 @@ class IntervalPixels(ContextPixels):
     def update(self, steps: Sequence[Step], force: bool = False) -> bool:
         if self.has_tables and not force:
             return False
-        found = torch.from_numpy(coefficients(steps))
-        self.coefficients = found.to(self.coefficients.device)
-        self.build(2 * int(found[-1, 2]))
+        rows = torch.from_numpy(coefficients(steps))
+        self.coefficients = rows.to(self.coefficients.device)
+        self.build(2 * int(rows[-1, 2]))
         return True
 
     def fingerprint(self) -> Fingerprint:
@@ -126,7 +130,10 @@ class IntervalPixels(ContextPixels):
         yield from super().fingerprint()
 
     def intervals(self, sent: QuantizedLatents) -> LevelInterval:
-        """What latents tell of the pixels of one picture.
+        """Return the intervals of the pixels of one picture, and the network's inputs.
+
+        Args:
+            sent: the coded latents of the picture.
 
         Raises:
             ValueError: :meth:`update` was not called.
@@ -153,11 +160,11 @@ class IntervalPixels(ContextPixels):
     ) -> Tensor:
         if sent is None:
             raise ValueError("the context prior of pixels needs latents on a lattice")
-        found = torch.empty(levels.shape, dtype=z.dtype, device=z.device)
+        likelihoods = torch.empty(levels.shape, dtype=z.dtype, device=z.device)
         for b in range(len(levels)):
             p = self.likelihoods(levels[b].cpu().numpy(), self.intervals(sent.picture(b)))
-            found[b] = torch.from_numpy(p)
-        return self.likelihood_lower_bound(found)
+            likelihoods[b] = torch.from_numpy(p)
+        return self.likelihood_lower_bound(likelihoods)
 
     def code(
         self,

@@ -1,4 +1,4 @@
-"""A picture on its way from nothing to exact."""
+"""The state of a batch of images between two stages."""
 
 import functools
 
@@ -16,43 +16,49 @@ __all__ = ["Latent", "QuantizedLatents", "Prediction", "predict"]
 
 
 class QuantizedLatents(NamedTuple):
-    """What was sent of pictures, as encoder and decoder both hold it."""
+    """The coded latents of a batch of images, the same in encoder and decoder."""
 
     points: tuple[LatticePoints, ...]
-    """z_1, and the latent of every stage so far."""
+    """z_1, and the latents of all stages so far."""
 
     step: Step
-    """The step to the last of them."""
+    """Step of the diffusion to the last latent."""
 
     location: LatticePoints
-    """Where the prior placed that one: at M in place of Z."""
+    """Location of the last latent's prior: M in place of Z."""
 
     scales: Tensor
-    """The prior's scale for it, in units of Delta, ``[B, 3, H, W]``."""
+    """Scale of the last latent's prior, in units of Delta, ``[B, 3, H, W]``."""
 
     def picture(self, b: int) -> "QuantizedLatents":
-        """What was sent of one picture of the batch."""
+        """Return the coded latents of one picture of the batch."""
         points = tuple(z.picture(b) for z in self.points)
         location, scales = self.location.picture(b), self.scales[b : b + 1]
         return QuantizedLatents(points, self.step, location, scales)
 
 
 class Prediction(NamedTuple):
-    """What the network says at z_t, each ``[B, 3, H, W]``."""
+    """The network's prediction at z_t, each tensor ``[B, 3, H, W]``."""
 
     x_hat: Tensor  # the image, in [-1, 1]
     eps_hat: Tensor  # the noise in z_t
     means: Tensor  # location of z_s under the prior, in units of Delta
-    scales: Tensor  # its standard deviation, likewise
+    scales: Tensor  # standard deviation of z_s under the prior, in units of Delta
 
 
 def predict(
     denoiser: Denoiser, z_t: Tensor, step: Step, progress: Progress | None = None
 ) -> Prediction:
-    """What the network says at z_t, ``[B, 3, H, W]``.
+    """Return the network's prediction at z_t, ``[B, 3, H, W]``.
+
+    Args:
+        denoiser: the network.
+        z_t: the latents.
+        step: step of the diffusion from t.
+        progress: called with the share of the pass that is done.
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: the prediction is not finite.
     """
     eps_hat, scale_factor = denoiser(z_t, step.gamma_t, progress)
     x_hat = step.denoise(z_t, eps_hat)
@@ -65,17 +71,17 @@ def predict(
 
 @dataclass
 class Latent:
-    """Images of which some stages are known.
+    """State of a batch of images after some stages.
 
     Attributes:
         denoiser: the network.
-        schedule: the diffusion's.
+        schedule: the noise schedule.
         z: z_t at t = 1 - stages / T, ``[B, 3, H, W]``.
-        stages: number of stages that are known.
-        points: z_1 and what was sent since, as integers, where they are such.
-        sent: the same with what the last of it follows from, once there is any.
-        levels: the pixels, uint8, once they are known.
-        progress: is told of every pass of the network.
+        stages: number of stages coded.
+        points: z_1 and the coded latents as integers; empty if latents were not coded.
+        sent: the coded latents with the prior of the last one; None before the first.
+        levels: the pixels, uint8, after the last stage; None before.
+        progress: called as the passes of the network advance.
     """
 
     denoiser: Denoiser
@@ -89,44 +95,48 @@ class Latent:
 
     @functools.cached_property
     def step(self) -> Step:
-        """The step from here on."""
+        """Step of the diffusion from z."""
         return self.schedule.step(self.stages)
 
     @functools.cached_property
     def prediction(self) -> Prediction:
-        """What the network says here; it runs once."""
+        """The network's prediction at z, computed on first use."""
         return predict(self.denoiser, self.z, self.step, self.progress)
 
     @property
     def estimate(self) -> Tensor:
-        """The image that the network sees here, in levels, real numbers."""
+        """The image that the network predicts, in levels, real numbers."""
         alpha_0 = self.schedule.steps()[-1].alpha_s
         return x_to_levels(self.prediction.x_hat / alpha_0)
 
     def mean(self, x: Tensor) -> Tensor:
-        """The location of the next latent of x, in units of Delta, in the type of x."""
+        """Return mu(x), the mean of the next latent, in units of Delta.
+
+        Args:
+            x: images in [-1, 1], ``[B, 3, H, W]``; its type is that of the result.
+        """
         return self.step.mean(self.z.to(x.dtype), x) / self.step.delta
 
     def next(self, Z: Tensor, M: Tensor, scales: Tensor, dither: Tensor) -> "Latent":
-        """The latent one stage on.
+        """Return the state after a coded latent.
 
         Args:
-            Z: its lattice points, int32, ``[B, 3, H, W]``.
-            M: those of its prior's location, likewise.
-            scales: its prior's scales, same shape.
+            Z: lattice points of the latent, int32, ``[B, 3, H, W]``.
+            M: lattice points of its prior's location, int32, same shape.
+            scales: its prior's scales, in units of Delta, same shape.
             dither: the dither, ``[3, H, W]``.
         """
         delta = self.step.delta
-        z, location = (LatticePoints(at, dither, delta.item()) for at in (Z, M))
+        z, location = (LatticePoints(points, dither, delta.item()) for points in (Z, M))
         sent = QuantizedLatents((*self.points, z), self.step, location, scales)
         z_s = delta * from_lattice(Z, dither, self.z.dtype)
         return replace(self.at(z_s), points=sent.points, sent=sent)
 
     def at(self, z_s: Tensor) -> "Latent":
-        """The latent one stage on, where it is z_s and was not sent."""
-        # without what the network said: memory
+        """Return the state after a latent z_s that was not coded."""
+        # replace() drops the cached prediction, which saves memory
         return replace(self, z=z_s, stages=self.stages + 1, points=(), sent=None)
 
     def exact(self, levels: Tensor) -> "Latent":
-        """The picture one stage on, where that is the pixels."""
+        """Return the state after the last stage, with the pixels."""
         return replace(self, stages=self.stages + 1, points=(), sent=None, levels=levels)

@@ -17,7 +17,7 @@ from ...fingerprint import Fingerprint, prefixed
 from ...models.checkpoint import Weights, loading
 from ...models.coding import PictureCoder
 from ...quantization.dither import dither, uniform
-from ...quantization.lattice import from_lattice, least_bytes
+from ...quantization.lattice import from_lattice, min_bytes
 from ...settings import exact_floats
 from .bound import bound, fresh_noise
 from .components import LATENT_PRIORS
@@ -33,8 +33,8 @@ from .latent import Latent
 __all__ = ["UQDM"]
 
 TRUNCATED_NOISE = 0.75
-"""Share of their dither that missing values of a truncated first stage get. Without noise,
-the network, which is used to much of it, sees structure there (measured)."""
+"""Share of their dither added to the missing values of a truncated first stage. The network
+expects noise there; without it, its estimate has spurious structure (measured)."""
 
 
 @register_model("uqdm")
@@ -46,11 +46,11 @@ class UQDM(DiffusionModel):
 
     .. code-block:: none
 
-                 z_1 ~ N(0, I), known to both sides
+                 z_1 ~ N(0, I), from the shared seed
                       │
                 ┌─────▼────┐  x_hat, scale   ┌────┐
-        stage   │ denoiser ├────────────────►│ LP │◄┐ groups decoded of the stage,
-          1     └─────┬────┘                 └─┬──┘ ┘ where LP is a context prior
+        stage   │ denoiser ├────────────────►│ LP │◄┐ earlier subsets of the stage,
+          1     └─────┬────┘                 └─┬──┘ ┘ if LP is a context prior
                       │        z_s = mu(x) + U(-Delta/2, Delta/2), coded
                       │◄───────────────────────┘
                 ┌─────▼────┐                 ┌────┐
@@ -58,22 +58,22 @@ class UQDM(DiffusionModel):
         2..L    └─────┬────┘                 └─┬──┘
                       ·◄───────────────────────┘
                       │ z_s                  ┌────┐
-        stage L+1     ├─────────────────────►│ PP │◄┐ pixels, coded: now exact
-                      ▼                      └────┘ ┘ groups, where it is a context prior
+        stage L+1     ├─────────────────────►│ PP │◄┐ pixels, coded: now lossless
+                      ▼                      └────┘ ┘ earlier subsets, if a context prior
 
         LP = latent prior, under uniform noise, by universal quantization
         PP = pixel prior
 
-    L is T, or less where the pixel prior is a context prior. One model, one stream: the
-    first q stages are a coarser picture, all L + 1 the exact image. ``forward``,
-    ``compress`` and ``decompress`` are those of :class:`.ProgressiveModel`: walks
-    through the stages, each of which is :meth:`code_stage`.
+    L is T, or less if the pixel prior is a context prior. The first q stages decode to a
+    coarser picture, all L + 1 stages to the exact image. ``forward``, ``compress`` and
+    ``decompress`` of :class:`.ProgressiveModel` loop over the stages and call
+    :meth:`code_stage` for each.
 
     Args:
         config: the model's configuration, by default that of ``uqdm-tiny``.
         quality: number of stages to code, 1 (coarsest) to L + 1 (lossless), by default
             all; can be set later.
-        denoiser: the network, in place of a fresh one as the configuration has it.
+        denoiser: the network, by default a new one with the configuration's architecture.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class UQDM(DiffusionModel):
         super().__init__(config, quality, denoiser)
         LatentPrior = LATENT_PRIORS[config.latent_prior]
         priors = [LatentPrior(config.prior_type) for _ in range(self.latent_stages)]
-        # training is of all steps, those that are not sent too
+        # training covers all T steps, including those that are not coded
         while len(priors) < config.n_timesteps:
             priors.append(UniformNoiseConditional(config.prior_type))
         self.latent_priors = _list_of(priors)
 
-    def least_bytes(self, size: tuple[int, int]) -> int:
-        return least_bytes(3 * size[0] * size[1])
+    def min_bytes(self, size: tuple[int, int]) -> int:
+        return min_bytes(3 * size[0] * size[1])
 
     @exact_floats()
     def code_stage(self, latent: Latent, coder: PictureCoder) -> Latent:
-        """Code one stage: run the denoiser, code with the prior, make the next latent."""
+        """Code one stage: run the denoiser, code with the prior, return the next latent."""
         if latent.stages == self.latent_stages:
             return self._code_pixels(latent, coder)
         prior, p = self.latent_priors[latent.stages], latent.prediction
@@ -104,8 +104,8 @@ class UQDM(DiffusionModel):
         M = prior.locate(p.means[0], u, coder.rounding)
         y = None
         if coder.levels is not None:
-            # in double precision whatever the network has, so that latents are within half
-            # their noise's width of the image, as the last stage takes for granted
+            # in double precision even if the network is not: the pixel prior relies on
+            # latents within half their noise's width of the image
             y = latent.mean(levels_to_x(coder.levels, torch.float64))[0]
         noise = TRUNCATED_NOISE if latent.stages == 0 else 0.0
         Z = prior.code(coder.symbols, y, indexes, M, u, noise)[None]
@@ -118,11 +118,11 @@ class UQDM(DiffusionModel):
         levels = None
         if coder.levels is not None:
             levels = coder.levels[0].cpu().numpy().astype(np.uint8)
-        found = self.pixel_prior.code(
+        coded = self.pixel_prior.code(
             coder.symbols, levels, latent.sent, lambda: latent.estimate[0].cpu().numpy()
         )[None]
-        coder.end_stage(found)
-        return latent.exact(torch.from_numpy(found).to(latent.z.device))
+        coder.end_stage(coded)
+        return latent.exact(torch.from_numpy(coded).to(latent.z.device))
 
     @exact_floats()
     def estimate_stage(
@@ -141,7 +141,7 @@ class UQDM(DiffusionModel):
         return likelihoods, latent.next(Z, M, scales, u)
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
-        """The bound on the exact image, and the image after ``quality`` stages."""
+        """Return the bound on the exact image, and the image after ``quality`` stages."""
         noise = fresh_noise(levels_to_x(levels, self.dtype), self.config.n_timesteps)
         likelihoods, x_hats = bound(self, levels, noise)
         exact = self.quality == self.n_stages
@@ -152,7 +152,7 @@ class UQDM(DiffusionModel):
         }
 
     def sample(self, latent: Latent, seed: int) -> Tensor:
-        """A sample of p(z_s | z_t): G plus the uniform noise, in units of Delta."""
+        """Return a sample of p(z_s | z_t): G plus uniform noise, in units of Delta."""
         p, shape = latent.prediction, latent.z.shape[1:]
         u, noise = (uniform(seed, 2 * latent.stages + i, shape).to(p.means) for i in (0, 1))
         if self.config.prior_type == "logistic":
@@ -166,18 +166,18 @@ class UQDM(DiffusionModel):
         """Build the integer tables that :meth:`compress` needs.
 
         Args:
-            force: build them anew where they exist.
+            force: build them again if they exist.
 
         Returns:
             whether any were built.
         """
-        sent = self.latent_stages
-        updated = [prior.update(force) for prior in self.latent_priors[:sent]]
-        updated.append(self.pixel_prior.update(self.noise_schedule.steps()[:sent], force))
+        L = self.latent_stages
+        updated = [prior.update(force) for prior in self.latent_priors[:L]]
+        updated.append(self.pixel_prior.update(self.noise_schedule.steps()[:L], force))
         return any(updated)
 
     def aux_loss(self) -> Tensor:
-        """Quantile loss of the latent priors, for the auxiliary optimizer."""
+        """Return the quantile loss of the latent priors, for the auxiliary optimizer."""
         return torch.stack([prior.loss() for prior in self.latent_priors]).sum()
 
     def fingerprint(self) -> Fingerprint:
@@ -193,20 +193,20 @@ class UQDM(DiffusionModel):
 
     @loading()
     def load_contexts(self, path: str | Path) -> None:
-        """Give the stages context priors, with the networks in a file.
+        """Replace the priors by context priors with the networks in a file.
 
-        The pixels then follow after as many latent stages as the file has networks for.
+        The number of latent stages becomes the number of networks for latents in the file.
 
         Args:
-            path: as ``python -m compressai_uqdm.train_context`` writes it.
+            path: a file from ``python -m compressai_uqdm.train_context``.
 
         Raises:
-            ValueError: it is of more stages than there are, or damaged.
+            ValueError: the file is damaged, or has networks for too many stages.
         """
         contexts = read_contexts(Path(path))
-        sent = len(contexts.latents)
+        L = len(contexts.latents)
         config = replace(
-            self.config, latent_prior="context", pixel_prior="context", latent_stages=sent
+            self.config, latent_prior="context", pixel_prior="context", latent_stages=L
         )
         priors = list(self.latent_priors)
         for i, network in enumerate(contexts.latents):
@@ -228,10 +228,17 @@ class UQDM(DiffusionModel):
         contexts: str | Path | None = None,
         **kwargs: Any,
     ) -> Self:
-        """As of :class:`.DiffusionModel`; ``contexts`` as of :meth:`load_contexts`."""
+        """Return a model from its state dict, see :meth:`.DiffusionModel.from_state_dict`.
+
+        Args:
+            state_dict: the dict.
+            weights: which weights, if there are several.
+            contexts: a file for :meth:`load_contexts`.
+            kwargs: arguments of the class, such as ``quality``.
+        """
         if contexts is None:
             return super().from_state_dict(state_dict, weights, **kwargs)
-        quality = kwargs.pop("quality", None)  # of the stages that there will be
+        quality = kwargs.pop("quality", None)  # contexts change the number of stages
         net = super().from_state_dict(state_dict, weights, **kwargs)
         net.load_contexts(contexts)
         net.quality = net.n_stages if quality is None else quality

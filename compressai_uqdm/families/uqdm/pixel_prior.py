@@ -1,4 +1,4 @@
-"""What every prior of the last stage does: levels of pixels, given the latents."""
+"""The interface of pixel priors, which code the last stage given the latents."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,11 +17,10 @@ LEVELS = 256
 
 
 class PixelPrior(TabledEntropyModel):
-    """Prior of the levels 0..255 of pixels, given the latents that were sent.
+    """Prior of the levels 0..255 of pixels, given the coded latents.
 
     Attributes:
-        on_all_latents: whether it follows the last of the diffusion's latents, z_0, and
-            not one of those before.
+        on_all_latents: whether the prior needs the latents of all T steps, down to z_0.
     """
 
     on_all_latents: bool
@@ -29,13 +28,13 @@ class PixelPrior(TabledEntropyModel):
     def forward(
         self, levels: Tensor, z: Tensor, step: Step, sent: QuantizedLatents | None
     ) -> Tensor:
-        """Likelihoods of levels.
+        """Return the likelihoods of levels.
 
         Args:
             levels: integers 0..255, ``[B, 3, H, W]``.
             z: the last latent, same shape.
-            step: the step to it.
-            sent: what was sent, where latents stand on a lattice.
+            step: step of the diffusion to it.
+            sent: the coded latents; None for latents that are not on a lattice.
 
         Returns:
             likelihoods in (0, 1], same shape.
@@ -46,8 +45,8 @@ class PixelPrior(TabledEntropyModel):
         """Build the integer tables.
 
         Args:
-            steps: those of the latents that are sent.
-            force: build them anew where they exist.
+            steps: steps of the diffusion to the coded latents.
+            force: build them again if they exist.
 
         Returns:
             whether they were built.
@@ -67,7 +66,7 @@ class PixelPrior(TabledEntropyModel):
             coder: encoder, decoder or rate estimator.
             levels: 0..255, uint8, ``[3, H, W]``, or None to decode them.
             sent: the coded latents of the picture.
-            estimate: returns the denoised image, in levels, which a prior may take where
+            estimate: returns the denoised image, in levels, ``[3, H, W]``, to fill in where
                 the bitstream is truncated; it runs the network.
 
         Returns:

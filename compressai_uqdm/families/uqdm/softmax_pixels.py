@@ -1,4 +1,4 @@
-"""The published prior of the last stage: a softmax over levels, given z_0."""
+"""The published pixel prior: a softmax over levels, given z_0."""
 
 import math
 
@@ -20,33 +20,32 @@ from .pixel_prior import LEVELS, PixelPrior
 __all__ = ["PixelConditional", "sample_levels"]
 
 POSITION_BITS = 16  # fractional bits of a position in coding
-BINS = 256  # offsets of a position from its nearest level that have a table each
+BINS = 256  # offsets of a position from its nearest level; each has a table
 
-_NEGLIGIBLE = 40.0  # nats: a level less likely by more is left out of the sum
-_TAIL = 14.0  # nats: a level less likely by more is coded as an escape
+_NEGLIGIBLE = 40.0  # nats; the sum omits levels that are less likely by more
+_TAIL = 14.0  # nats; levels that are less likely by more are coded as an escape
 
 
 class PixelConditional(PixelPrior):
-    r"""Softmax over the 256 levels of a pixel, given where z_0 places it.
+    r"""Softmax over the 256 levels v of a pixel, given its position u.
 
         p(v | u) = softmax_v  -kappa (u - v)^2,
 
-    with the position u of ``z_0 / alpha_0`` in units of levels, and a sharpness kappa that
-    the last step gives. Close to u only a few levels have any probability, so sums and
-    tables hold those alone.
+    u is ``z_0 / alpha_0`` in units of levels, kappa the sharpness of the last step. Only
+    levels near u have a significant probability, so sums and tables contain only those.
 
-    In coding, u is an integer with 16 fractional bits, and a table is chosen by its
-    offset from the nearest level, in 256 bins, and by how near the edges 0 and 255 are.
+    In coding, u is an integer with 16 fractional bits. Its offset from the nearest level,
+    in 256 bins, and its distance to the edges 0 and 255 select a table.
     """
 
     on_all_latents = True
 
     def locate(self, z_s: LatticePoints, step: Step) -> np.ndarray:
-        """Where the last latent places the pixels, for coding.
+        """Return the positions u of pixels, for coding.
 
         Args:
-            z_s: the latent, ``[B, 3, H, W]``.
-            step: the step to it.
+            z_s: the last latent, ``[B, 3, H, W]``.
+            step: step of the diffusion to it.
 
         Returns:
             positions in units of levels, int64 with 16 fractional bits, same shape.
@@ -63,7 +62,13 @@ class PixelConditional(PixelPrior):
         return self.likelihood(levels, positions, sharpness(step.gamma_s))
 
     def likelihood(self, levels: Tensor, positions: Tensor, kappa: Tensor) -> Tensor:
-        """p(levels | positions), in (0, 1], at a sharpness kappa, a positive scalar."""
+        """Return p(levels | positions), in (0, 1].
+
+        Args:
+            levels: integers 0..255, any shape.
+            positions: real numbers, in levels, same shape.
+            kappa: sharpness, a positive scalar.
+        """
         kappa = kappa.to(positions.dtype)
         _, minus_log_sum = _normalize(positions, kappa)
         log_p = minus_log_sum - kappa * (positions - levels) ** 2
@@ -75,7 +80,11 @@ class PixelConditional(PixelPrior):
         return self.build(sharpness(steps[-1].gamma_s).item())
 
     def build(self, kappa: float) -> bool:
-        """Build the integer tables for a sharpness."""
+        """Build the integer tables for a sharpness.
+
+        Raises:
+            ValueError: the sharpness is not positive.
+        """
         kappa = float(np.float32(kappa))  # rounded, so that all platforms agree
         if not kappa > 0:
             raise ValueError(f"the sharpness of the pixels must be positive, got {kappa}")
@@ -104,34 +113,35 @@ class PixelConditional(PixelPrior):
     def code_at(
         self, coder: SymbolCoder, levels: np.ndarray | None, positions: np.ndarray
     ) -> np.ndarray:
-        """Code levels at positions as of :meth:`locate`, ``[3, H, W]``.
+        """Code levels, given their positions.
 
         Args:
-            coder: where symbols come from and go to.
-            levels: 0..255, or None where they are to be read.
-            positions: of the means of their softmax.
+            coder: encoder, decoder or rate estimator.
+            levels: 0..255, ``[3, H, W]``, or None to decode them.
+            positions: positions from :meth:`locate`, same shape.
 
         Returns:
-            the levels, uint8; where a stream ends early, the nearest to their position.
+            the levels, uint8; those that a truncated bitstream lacks are the nearest to
+            their position.
         """
         shape, positions = positions.shape, positions.reshape(-1)
         target = None if levels is None else levels.reshape(-1).astype(np.int32)
-        found, R = np.zeros(len(positions), np.uint8), self._half_width()
-        for chunk in chunks(0, len(found), 2 * R + 3):
+        coded, R = np.zeros(len(positions), np.uint8), self._half_width()
+        for chunk in chunks(0, len(coded), 2 * R + 3):
             nearest, weights, flip = self._tables(positions[chunk])
             d = None
             if target is not None:
                 d = (flip * (target[chunk] - nearest)).clip(-R - 1, R + 1) + R + 1
-            d, there = coder.code_categorical(d, weights)
-            is_near = there & (np.abs(d - R - 1) <= R)
+            d, is_coded = coder.code_categorical(d, weights)
+            is_near = is_coded & (np.abs(d - R - 1) <= R)
             values = np.where(is_near, nearest + flip * (d - R - 1), nearest)
             values = values.clip(0, LEVELS - 1)
-            escaped = np.flatnonzero(there & ~is_near)
-            wanted = None if target is None else target[chunk][escaped]
-            exact, are_there = coder.code_uniform(wanted, len(escaped), LEVELS)
-            values[escaped] = np.where(are_there, exact, values[escaped])
-            found[chunk] = values
-        return found.reshape(shape)
+            escaped = np.flatnonzero(is_coded & ~is_near)
+            escapes = None if target is None else target[chunk][escaped]
+            escapes, has_escape = coder.code_uniform(escapes, len(escaped), LEVELS)
+            values[escaped] = np.where(has_escape, escapes, values[escaped])
+            coded[chunk] = values
+        return coded.reshape(shape)
 
     def _half_width(self) -> int:
         self._check_cdf_size()
@@ -147,7 +157,7 @@ class PixelConditional(PixelPrior):
         nearest = ((positions + half) >> POSITION_BITS).clip(0, LEVELS - 1)
         offset = (positions - nearest * one).clip(-half, half - 1)
         bins = (offset + half) * BINS >> POSITION_BITS
-        # near the edge 255 the tables of the edge 0 serve, seen in a mirror
+        # near the edge 255 the tables of the edge 0 are used, mirrored
         flip = np.where(nearest > LEVELS // 2, -1, 1).astype(np.int32)
         bins = np.where(flip > 0, bins, BINS - 1 - bins)
         distance = np.minimum(nearest, LEVELS - 1 - nearest).clip(0, R)
@@ -155,15 +165,15 @@ class PixelConditional(PixelPrior):
 
 
 def _reach(kappa: float, nats: float) -> int:
-    # farther than that, from anywhere within half a level, levels are less likely by `nats`
+    # distance beyond which levels are less likely than the nearest by more than `nats`
     return min(LEVELS, math.ceil(math.sqrt(nats / kappa + 0.25) - 0.5))
 
 
 def sample_levels(positions: Tensor, kappa: Tensor, u: Tensor) -> Tensor:
-    """Levels drawn from the softmax.
+    """Return levels drawn from the softmax.
 
     Args:
-        positions: real numbers, any shape.
+        positions: real numbers, in levels, any shape.
         kappa: sharpness, a positive scalar.
         u: numbers uniform on (0, 1), same shape.
     """
@@ -180,7 +190,7 @@ def _logits(positions: Tensor, v: Tensor, kappa: Tensor) -> Tensor:
 
 
 def _normalize(positions: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
-    """The levels v that count, and minus the logarithm of the softmax's sum."""
+    """Return the significant levels v, and minus the logarithm of the softmax's sum."""
     R = _reach(float(kappa.detach()), _NEGLIGIBLE)
     v = torch.arange(LEVELS, device=positions.device).to(positions.dtype)
     if 2 * R + 1 < LEVELS:

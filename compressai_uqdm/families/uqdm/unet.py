@@ -1,7 +1,7 @@
-"""The published network.
+"""The published denoiser, a U-Net whose levels all have full resolution.
 
-It follows Kingma et al., "Variational Diffusion Models" (arXiv 2107.00630): a U-Net
-whose levels all have full resolution. Module names are those of the published weights.
+It follows Kingma et al., "Variational Diffusion Models" (arXiv 2107.00630). Module names
+are those of the published weights.
 """
 
 import functools
@@ -25,7 +25,7 @@ from .windowed import WindowedDenoiser
 
 __all__ = ["UNet", "UNetConfig"]
 
-# in single precision, whatever type PyTorch takes by default
+# in single precision, whatever PyTorch's default type is
 Conv2d = functools.partial(nn.Conv2d, dtype=torch.float32)
 GroupNorm = functools.partial(nn.GroupNorm, dtype=torch.float32)
 Linear = functools.partial(nn.Linear, dtype=torch.float32)
@@ -38,7 +38,7 @@ class UNetConfig(DenoiserConfig):
     Names and values are those of the published ``config.json``.
 
     Args:
-        attention_everywhere: attention in every block or only in the middle.
+        attention_everywhere: whether every block has attention, or only the middle.
         use_fourier_features: append sines and cosines of the input.
         n_attention_heads: heads of each attention block.
         n_channels: colour channels, C.
@@ -46,11 +46,11 @@ class UNetConfig(DenoiserConfig):
         n_blocks: blocks on the way down; there is one more on the way up.
         norm_groups: groups of every group normalization.
         dropout_prob: dropout probability in residual blocks.
-        overlap: pixels that neighbouring 64x64 windows of an image share, 0..32; not in
-            the published files.
+        overlap: overlap of neighbouring 64x64 windows of an image, in pixels, 0..32; the
+            published files do not contain it.
 
     Raises:
-        ValueError: a value that no such network can have.
+        ValueError: a value is out of range.
     """
 
     family: str = "vdm_unet"
@@ -86,7 +86,7 @@ class UNetConfig(DenoiserConfig):
 
 
 class ResnetBlock(nn.Module):
-    """Two 3x3 convolutions around a residual connection, conditioned on the time."""
+    """Two 3x3 convolutions with a residual connection, conditioned on the time."""
 
     def __init__(self, in_channels: int, out_channels: int, config: UNetConfig):
         super().__init__()
@@ -124,7 +124,7 @@ class AttentionBlock(nn.Module):
         self.layers = nn.Sequential(
             GroupNorm(config.norm_groups, D),
             Conv2d(D, 3 * D, 1),
-            nn.Identity(),  # attention itself; holds the published index of the last
+            nn.Identity(),  # in place of the attention, for the published layer indexes
             Conv2d(D, D, 1),
         )
         _init_zero(self.layers[-1])
@@ -141,6 +141,8 @@ class AttentionBlock(nn.Module):
 
 
 class Block(nn.Module):
+    """A residual block, followed by attention if the configuration has it everywhere."""
+
     def __init__(self, in_channels: int, out_channels: int, config: UNetConfig):
         super().__init__()
         self.resnet_block = ResnetBlock(in_channels, out_channels, config)
@@ -153,7 +155,7 @@ class Block(nn.Module):
 
 
 class UNet(WindowedDenoiser):
-    r"""Predicts the noise in a latent, and the scale of the prior of the next one.
+    r"""Predicts the noise in a latent, and the scale of the next latent's prior.
 
     .. code-block:: none
 
@@ -163,8 +165,8 @@ class UNet(WindowedDenoiser):
         gamma ─► sinusoids ─► embed_conditioning ──┴─ into every residual block
 
     Args:
-        config: its configuration.
-        diffusion: that of the diffusion whose latents it will see.
+        config: configuration of the network.
+        diffusion: configuration of the diffusion.
     """
 
     def __init__(self, config: UNetConfig, diffusion: DiffusionConfig):
@@ -238,7 +240,7 @@ class UNet(WindowedDenoiser):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
     def fingerprint(self) -> Fingerprint:
-        # what the weights' shapes do not tell
+        # hyperparameters that the shapes of the weights do not determine
         for name in ("n_attention_heads", "norm_groups", "overlap", "use_fourier_features"):
             yield name, np.array(int(getattr(self.config, name)))
         yield "gamma", np.array([self.diffusion.gamma_min, self.diffusion.gamma_max])

@@ -1,4 +1,4 @@
-"""VDM: Gaussian diffusion, the baseline that UQDM is measured against."""
+"""VDM: Gaussian diffusion, the baseline of UQDM."""
 
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ class VDM(DiffusionModel):
 
     .. code-block:: none
 
-                 z_1 ~ N(0, I), known to both sides
+                 z_1 ~ N(0, I), from the shared seed
                       │
                 ┌─────▼────┐     x_hat       ┌────┐
         stage   │ denoiser ├────────────────►│ GC │  costs KL(q || p)
@@ -36,34 +36,35 @@ class VDM(DiffusionModel):
                       │        z_s ~ q(z_s | z_t, x) = N(mu(x), sigma_s^2 c)
                       │◄───────────────────────┘
                       │ z_0                  ┌────┐
-        stage T+1     ├─────────────────────►│ PP │ pixels: now exact
+        stage T+1     ├─────────────────────►│ PP │ pixels: now lossless
                       ▼                      └────┘
 
         GC = Gaussian-noise conditional
         PP = pixel prior
 
-    :class:`.UQDM` with the network, schedule, variances, stages and reconstructions it
-    has, but Gaussian noise. Rates are what an ideal simulation of the Gaussian channel
-    would send, which ``estimate`` and ``forward`` give; they cannot be coded.
-    The bound tightens with the number of steps, and any number runs with any weights.
+    It has the network, schedule, variances, stages and reconstructions of :class:`.UQDM`,
+    but Gaussian noise. ``estimate`` and ``forward`` return the rate of an ideal simulation
+    of the Gaussian channel; no practical code reaches it. The bound tightens with the
+    number of steps T. All T work with the same weights.
 
-    In training, ``forward`` draws one step for each image, and gives T times its cost in
-    place of the sum over steps. Steps are spread over the batch (Kingma et al., appendix
-    I.1).
+    In training, ``forward`` draws one step for each image, and returns T times its cost as
+    an estimate of the sum over steps. Steps are spread evenly over the batch (Kingma et
+    al., appendix I.1).
 
     Args:
-        config: the model's configuration, by default that of ``vdm-tiny``; ``prior_type``
-            is normal, its scale not learned and its base the default, q's own.
-        quality: number of stages to send, 1 (coarsest) to T + 1 (lossless), by default
+        config: the model's configuration, by default that of ``vdm-tiny``. It must have a
+            normal prior whose scale is not learned, with base scale ``"default"``, that of
+            q.
+        quality: number of stages to estimate, 1 (coarsest) to T + 1 (lossless), by default
             T + 1; can be set later.
-        denoiser: the network, in place of a fresh one as the configuration has it.
-        n_timesteps: T, in place of the configuration's.
+        denoiser: the network, by default a new one with the configuration's architecture.
+        n_timesteps: T, by default the configuration's.
 
     Raises:
         ValueError: the configuration has another prior.
     """
 
-    arithmetics = ()  # it cannot code
+    arithmetics = ()  # a VDM cannot code
 
     def __init__(
         self,
@@ -131,13 +132,13 @@ class VDM(DiffusionModel):
         }
 
     def sample(self, latent: Latent, seed: int) -> Tensor:
-        """A sample of p(z_s | z_t), in units of Delta."""
+        """Return a sample of p(z_s | z_t), in units of Delta."""
         p = latent.prediction
         u = uniform(seed, 2 * latent.stages, latent.z.shape[1:]).to(p.means)
         return p.means + p.scales * torch.special.ndtri(u)  # scales are 1 / sqrt(12)
 
     def compress(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Impossible: see the error.
+        """Raise an error: a VDM cannot code.
 
         Raises:
             NotImplementedError: always.
@@ -152,5 +153,5 @@ class VDM(DiffusionModel):
     decompress = compress
 
     def aux_loss(self) -> Tensor:
-        """0: there are no tables to fit."""
+        """Return 0: there are no quantiles to learn."""
         return self.latent_conditional.loss()

@@ -1,4 +1,4 @@
-"""Networks trained at 64x64, on images of any size: window by window."""
+"""Denoising of images of any size by networks trained at 64x64, window by window."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,19 +12,19 @@ from .denoiser import Denoiser
 __all__ = ["WINDOW", "WindowedDenoiser", "run_in_windows", "window_starts"]
 
 WINDOW = 64
-"""Side of a window, the size that the published models were trained at."""
+"""Side of a window, in pixels, the training size of the published models."""
 
 
 BATCH = {"cpu": 4, "cuda": 32}
-"""Windows that the network sees at a time; in double precision on a CPU, where more do
-not fit its caches, a quarter."""
+"""Windows in a batch of the network. In double precision on a CPU the batch is a quarter of
+that, which fits its caches."""
 
 
 class WindowedDenoiser(Denoiser):
-    """A denoiser that sees one window of the image at a time.
+    """A denoiser that processes an image in overlapping windows.
 
     Args:
-        overlap: pixels that neighbouring windows share, 0..32.
+        overlap: overlap of neighbouring windows, in pixels, 0..32.
     """
 
     def __init__(self, overlap: int):
@@ -32,13 +32,18 @@ class WindowedDenoiser(Denoiser):
         self.overlap = overlap
 
     def denoise_windows(self, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward`, of windows ``[n, 3, h, w]``, h, w <= 64."""
+        """Denoise windows, see :meth:`.Denoiser.forward`.
+
+        Args:
+            z: windows of latents, ``[n, 3, h, w]``, h, w <= 64.
+            gamma: negative log signal-to-noise ratio, ``[1]`` or ``[n]``.
+        """
         raise NotImplementedError
 
     def forward(
         self, z: Tensor, gamma: Tensor, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As of :class:`.Denoiser`."""
+        """Predict the noise in ``z``, see :meth:`.Denoiser.forward`."""
 
         def network(windows: Tensor) -> Sequence[Tensor]:
             gammas = gamma.flatten()
@@ -55,14 +60,14 @@ class WindowedDenoiser(Denoiser):
 
 
 def window_starts(size: int, overlap: int) -> list[int]:
-    """Where windows start along a side: at a stride, the last flush with the edge."""
+    """Return the starts of windows along a side; the last window ends at the edge."""
     if size <= WINDOW:
         return [0]
     return [*range(0, size - WINDOW, WINDOW - overlap), size - WINDOW]
 
 
 def _profile(size: int, overlap: int) -> Tensor:
-    # 1 inside, falling linearly towards both borders over the overlap
+    # weights of 1 inside, falling linearly towards both borders over the overlap
     i = torch.arange(size, dtype=torch.float64, device="cpu") + 0.5
     return (torch.minimum(i, size - i) / max(overlap, 1)).clamp(max=1)
 
@@ -74,20 +79,20 @@ def run_in_windows(
     batch: int,
     progress: Progress | None = None,
 ) -> list[Tensor]:
-    """Run a network window by window and blend what it gives.
+    """Run a network window by window, and blend its outputs.
 
-    Where windows overlap, outputs are averaged with weights that fall towards a
-    window's border.
+    Where windows overlap, outputs are averaged with weights that fall towards the border of
+    each window.
 
     Args:
-        network: maps ``[n, C, h, w]`` to tensors of that shape, h, w <= 64.
+        network: function from ``[n, C, h, w]`` to tensors of that shape, h, w <= 64.
         z: input, ``[B, C, H, W]``.
-        overlap: pixels that neighbouring windows share, 0..63.
-        batch: windows at a time; memory grows with it.
-        progress: is told the share of the windows that are done.
+        overlap: overlap of neighbouring windows, in pixels, 0..63.
+        batch: windows in a batch of the network; memory grows with it.
+        progress: called with the share of the windows that are done.
 
     Returns:
-        the network's outputs on the whole image, each ``[B, C, H, W]``.
+        the network's outputs for the whole image, each ``[B, C, H, W]``.
     """
     B, _, H, W = z.shape
     h, w = min(H, WINDOW), min(W, WINDOW)
