@@ -37,7 +37,8 @@ from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from compressai_uqdm.quantization.dither import dither
 from compressai_uqdm.quantization.lattice import from_lattice
-from compressai_uqdm.training.context import FloatContext, collect, read_crops
+from compressai_uqdm.training.context import FloatContext, collect
+from compressai_uqdm.training.data import read_crops
 from compressai_uqdm.zoo import RECIPES
 
 TINY = UNetConfig(embedding_dim=8, norm_groups=2)

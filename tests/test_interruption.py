@@ -89,7 +89,7 @@ def test_ctrl_c_on_a_terminal(work: Path) -> None:
     assert "Traceback" not in rest and "Error" not in rest
 
     child = on_a_terminal(arguments)
-    child.expect(f"resuming {work / 'pressed'} at step {step}")
+    child.expect(f"resuming {work / 'pressed/checkpoint.pt'} at step {step}")
     child.expect(r"s a step: the other \d+ take .*, until \d{4}-\d\d-\d\d \d\d:\d\d")
     child.expect("testing: ")
     assert read_to_the_end(child)[0] == 0
@@ -140,7 +140,9 @@ def test_checkpoints_by_time(work: Path, python: str) -> None:
     started.send_signal(signal.SIGKILL)
     started.communicate()
     assert 3 <= load(work / "killed")["step"] < STEPS
-    assert f"resuming {work / 'killed'} at step" in run(arguments, python=python)
+    assert f"resuming {work / 'killed/checkpoint.pt'} at step" in run(
+        arguments, python=python
+    )
     assert lines(work / "killed") == lines(work / "whole")
 
 

@@ -16,16 +16,16 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm import CosineUQDM, train, train_context, train_cosine
+from compressai_uqdm import CosineUQDM, train, train_context, train_dct
 from compressai_uqdm.families.uqdm.context_files import read_contexts
 from compressai_uqdm.training.checkpoints import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--steps 2 --bound one --crop-size 16 --batch-size 4 --log-every 1".split()
-COSINE = "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --widths 48 --thresholds 0.3"
+DCT = "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --widths 48 --thresholds 0.3"
 TRAINERS = {
     "train": (train.main, "out", TRAIN),
-    "train_cosine": (train_cosine.main, "out.npz", COSINE.split()),
+    "train_dct": (train_dct.main, "out.npz", DCT.split()),
     "train_context": (train_context.main, "out.npz", ["--steps", "4"]),
 }
 
@@ -99,7 +99,7 @@ def test_folders_without_photographs(trainer: str, work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+@pytest.mark.parametrize("trainer", ["train", "train_dct"])
 def test_what_cannot_be_read_is_left_out(
     trainer: str, work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,11 +170,11 @@ CHANGES = {
     "records": change("records", 1),
 }
 OF_TRAIN = ("no-arguments", "step", "optimizer", "state", "raw", "means")
-OF_COSINE = ("step", "optimizer", "state", "part", "average", "phase", "records")
+OF_DCT = ("step", "optimizer", "state", "part", "average", "phase", "records")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+@pytest.mark.parametrize("trainer", ["train", "train_dct"])
 def test_damaged_checkpoints(trainer: str, work: Path) -> None:
     main, output, options = TRAINERS[trainer]
     main(["photographs", output, *options])
@@ -186,7 +186,7 @@ def test_damaged_checkpoints(trainer: str, work: Path) -> None:
         line = refused(trainer, "photographs", output)
         assert f"{name} is not a checkpoint that can be read" in line
         assert file.read_bytes() == damaged
-    for change in OF_TRAIN if trainer == "train" else OF_COSINE:
+    for change in OF_TRAIN if trainer == "train" else OF_DCT:
         file.write_bytes(whole)
         checkpoint = torch.load(file, weights_only=True)
         CHANGES[change](checkpoint)
@@ -210,16 +210,16 @@ def test_damaged_checkpoints(trainer: str, work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+@pytest.mark.parametrize("trainer", ["train", "train_dct"])
 def test_a_full_disk(trainer: str, work: Path) -> None:
     """The checkpoint before stays, and the run goes on from it."""
     name = "out/checkpoint.pt" if trainer == "train" else "out.checkpoint.pt"
-    more = {"train": ["--steps", "4"], "train_cosine": ["--checkpoint-every", "1"]}[trainer]
+    more = {"train": ["--steps", "4"], "train_dct": ["--checkpoint-every", "1"]}[trainer]
     done = start(trainer)
     assert done.returncode == 0, done.stderr
     file = Path(name)
     before, size = file.read_bytes(), file.stat().st_size
-    if trainer == "train_cosine":  # which is at its end: back to its beginning
+    if trainer == "train_dct":  # which is at its end: back to its beginning
         checkpoint = torch.load(file, weights_only=True)
         (work / "earlier").mkdir()
         file.unlink()

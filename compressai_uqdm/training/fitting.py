@@ -1,90 +1,134 @@
-"""Fitting all context priors of a UQDM: those of its latents, and that of its pixels.
+"""Training of all context models of a UQDM: those of its latents, and that of its pixels.
 
-These follow after all latent stages but the last. :mod:`.context` says how the first are
-fitted, :mod:`.pixels` how the second is.
+The pixels follow after all latent stages but the last. :mod:`.context` has the phase of a
+latent stage, :mod:`.pixels` the phase of the pixels.
 """
 
-import argparse
-import json
-import math
+import functools
+import sys
+import zlib
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.nn as nn
+
+from torch import Tensor
 
 from ..families.uqdm.context_files import Contexts, read_contexts, save_contexts
 from ..families.uqdm.interval_pixels import coefficients
 from ..families.uqdm.model import UQDM
-from ..quantization.lattice import LATTICE
 from ..zoo import RECIPES
 from .checkpoints import check_output
-from .context import FloatContext, collect, fit, read_crops
-from .pixels import FloatPixels, fit_pixels
+from .context import ContextPhase, FloatContext, StageData, collect
+from .data import read_crops
+from .phase import Phase
+from .pixels import FloatPixels, PixelContextPhase, PixelData
+from .processes import single_process
+from .run import Run
+from .settings import ContextSettings
 
-__all__ = ["fit_contexts"]
+__all__ = ["train"]
+
+START_CROPS = 60
+"""Crops that the linear paths of the pixels' network start from."""
 
 
-def fit_contexts(args: argparse.Namespace) -> None:
-    """Fit contexts as :mod:`compressai_uqdm.train_context` is told to, and write them.
+def train(settings: ContextSettings) -> int:
+    """Train the context models of a UQDM, or resume it, and write them.
+
+    Returns:
+        the number of the signal that stopped it, or 0.
 
     Raises:
-        SystemExit: with a message, where something is missing or cannot be.
+        FloatingPointError: the loss is not finite.
+        OSError: a file cannot be read or written.
+        ValueError: the model, the photographs or the initial context models do not fit, or
+            there is another run's checkpoint beside the output.
     """
-    try:
-        if args.output.is_dir():
-            raise ValueError(f"expected a file to write, got the folder {args.output}")
-        check_output(args.output.parent)
-        net = _load(args.model)
-        sent = net.config.n_timesteps - 1
-        if sent < 1:
-            raise ValueError(f"{args.model} has one latent stage, and no context can help")
-        if args.steps < 4 or args.pixel_steps < 1:
-            raise ValueError(
-                "expected --steps of 4 or more, a quarter of them for the first stage, and "
-                f"--pixel-steps of 1 or more, got {args.steps} and {args.pixel_steps}"
-            )
-        initial = read_contexts(args.initial) if args.initial else None
-        if initial and len(initial.latents) != sent:
-            raise ValueError(
-                f"{args.initial} is of {len(initial.latents)} latent stages, {args.model} "
-                f"needs {sent}"
-            )
-        crops = read_crops(args.photographs, args.crops, args.max_factor, args.seed)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"{error}") from error
-    latents, log = [], dict[str, dict[str, Any]]()
-    log["arguments"] = {k: str(v) for k, v in vars(args).items()}
+    check_output(settings.output.parent)
+    accelerator = single_process()
+    net = _load(settings.model)
+    sent = net.config.n_timesteps - 1
+    if sent < 1:
+        raise ValueError(f"{settings.model} has one latent stage, and no context can help")
+    if settings.steps < 4:
+        raise ValueError(
+            "expected --steps of 4 or more, a quarter of them for the first stage, got "
+            f"{settings.steps}"
+        )
+    initial = read_contexts(settings.initial) if settings.initial else None
+    if initial and len(initial.latents) != sent:
+        raise ValueError(
+            f"{settings.initial} is of {len(initial.latents)} latent stages, "
+            f"{settings.model} needs {sent}"
+        )
+    crops = read_crops(
+        settings.photographs, settings.crops, settings.max_factor, settings.seed
+    )
     stages, pixel_data = collect(net, crops, sent)
-    for i, (prior, data) in enumerate(zip(net.latent_priors, stages)):
-        stage = f"stage {i + 1}"
-        log_p = prior.log_likelihood(data.residuals / LATTICE, data.scales)
-        before = log_p.sum() / (-math.log(2) * crops[:, 0].numel())
-        torch.manual_seed(args.seed)
-        context = FloatContext(prior)
+    latents, pixels = _networks(net, settings, initial, pixel_data)
+    phases = _phases(latents, pixels, stages, pixel_data, settings)
+    facts = {"crops": _checksum([crops]), "model": _checksum(net.state_dict().values())}
+    stopped = Run(settings, facts, phases, accelerator).train()
+    if not stopped:
+        contexts = Contexts([n.to_integers() for n in latents], pixels.to_integers())
+        save_contexts(settings.output, contexts)
+        size = settings.output.stat().st_size
+        print(f"{settings.output}: {size:,} bytes", file=sys.stderr)
+    return stopped
+
+
+def _checksum(tensors: Iterable[Tensor]) -> str:
+    checksum = 0
+    for tensor in tensors:
+        checksum = zlib.crc32(tensor.detach().cpu().numpy().tobytes(), checksum)
+    return f"{checksum:08x}"
+
+
+def _networks(
+    net: UQDM, settings: ContextSettings, initial: Contexts | None, pixel_data: PixelData
+) -> tuple[list[FloatContext], FloatPixels]:
+    """Return the networks to start from, of the latent stages and of the pixels."""
+    latents = []
+    sent = net.config.n_timesteps - 1
+    for i in range(sent):
+        torch.manual_seed(settings.seed)
+        latents.append(FloatContext(net.latent_priors[i]))
         if initial:
-            context.from_integers(initial.latents[i])
-        # what little the first stage holds is soon learned by heart
-        steps = args.steps // 4 if i == 0 else args.steps
-        bpp = fit(context, data, steps, args.batch_size, args.learning_rate, stage)
-        latents.append(context.to_integers())
-        log[stage] = {"without": before.item(), "training": bpp}
-        print(f"{stage}: {before:.4f} -> {bpp[-1]:.4f} bits per pixel", flush=True)
-    torch.manual_seed(args.seed)
+            latents[i].from_integers(initial.latents[i])
+    torch.manual_seed(settings.seed)
     pixels = FloatPixels(coefficients(net.noise_schedule.steps()[:sent]))
     if initial:
         pixels.from_integers(initial.pixels)
     else:
-        pixels.start(pixel_data.chosen(torch.arange(min(60, len(crops)))))
-    steps, batch = args.pixel_steps, args.pixel_batch_size
-    bpp = fit_pixels(pixels, pixel_data, steps, batch, args.pixel_learning_rate)
-    log["pixels"] = {"training": bpp}
-    print(f"pixels: {bpp[-1]:.4f} bits per pixel", flush=True)
-    try:
-        save_contexts(args.output, Contexts(latents, pixels.to_integers()))
-        args.output.with_suffix(".json").write_text(json.dumps(log, indent=1) + "\n")
-    except OSError as error:
-        raise SystemExit(f"{error}") from error
+        n = min(START_CROPS, len(pixel_data.levels))
+        pixels.start(pixel_data.chosen(torch.arange(n)))
+    return latents, pixels
+
+
+def _phases(
+    latents: list[FloatContext],
+    pixels: FloatPixels,
+    stages: list[StageData],
+    pixel_data: PixelData,
+    settings: ContextSettings,
+) -> Sequence[Callable[[], Phase]]:
+    """Return what makes each phase: a latent stage, or the pixels."""
+    networks = nn.ModuleList([*latents, pixels])
+    phases: list[Callable[[], Phase]] = []
+    for i, (network, data) in enumerate(zip(latents, stages)):
+        # the first stage carries little information: more steps would overfit
+        steps = settings.steps if i else settings.steps // 4
+        title = f"stage {i + 1}"
+        phases.append(
+            functools.partial(ContextPhase, title, network, data, settings, steps, networks)
+        )
+    phases.append(
+        functools.partial(PixelContextPhase, pixels, pixel_data, settings, networks)
+    )
+    return phases
 
 
 def _load(model: str) -> UQDM:

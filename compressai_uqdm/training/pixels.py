@@ -8,10 +8,12 @@ mean of bits.
 
 import math
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from torch import Tensor
@@ -21,17 +23,20 @@ from ..families.uqdm.context_pixels import LOG_SCALE_LOW, POSITION_BITS, SCALE_A
 from ..families.uqdm.interval_pixels import MARGIN, PLANES, positions, seen_of
 from ..families.uqdm.latent import QuantizedLatents
 from ..families.uqdm.pixel_network import INPUT_BITS
+from .average import WeightAverage
+from .data import crop_batches
+from .phase import Phase, Schedule
 from .pixel_network import (
     INPUT_LIMIT,
     ORDER,
     FloatNetwork,
-    fit,
     in_phases,
     log_mass,
     rounded,
 )
+from .settings import ContextSettings
 
-__all__ = ["FloatPixels", "PixelData", "Seen", "fit_pixels", "pixel_data"]
+__all__ = ["FloatPixels", "PixelContextPhase", "PixelData", "Seen", "pixel_data"]
 
 
 class PixelData(NamedTuple):
@@ -171,17 +176,64 @@ class Seen(NamedTuple):
     planes: Tensor  # those of the other planes, [n, 36, h, w]
 
 
-def fit_pixels(
-    network: FloatPixels, data: PixelData, steps: int, batch: int, rate: float
-) -> list[float]:
-    """Fit the network; its bits per pixel, a mean of every fifty steps."""
+class PixelContextPhase(Phase):
+    """The context network of the pixels.
 
-    def bpp(at: Tensor) -> Tensor:
-        chosen = _turned(data.chosen(at))
-        noise = torch.rand(chosen.levels.shape) - 0.5
-        return network(chosen, noise).sum() / chosen.levels[:, 0].numel()
+    Args:
+        network: the network.
+        data: what the last stage of all crops looks like to it.
+        settings: seed, batch size, learning rate, steps.
+        networks: all context networks of the model, for checkpoints.
+    """
 
-    return fit(network, bpp, len(data.levels), steps, batch, rate)
+    title, decay, has_tests = "pixels", 0.99, True
+
+    def __init__(
+        self,
+        network: FloatPixels,
+        data: PixelData,
+        settings: ContextSettings,
+        networks: nn.ModuleList,
+    ):
+        self.network, self.data, self.networks = network, data, networks
+        self.weights, self.seed = list(network.parameters()), settings.seed
+        self.steps, self.batch_size = settings.pixel_steps, settings.pixel_batch_size
+        self.schedule = Schedule(settings.pixel_learning_rate, 50, 0.005)
+
+    def batches(self, steps: range) -> Iterator[Tensor]:
+        """Yield the numbers of the crops of each step."""
+        yield from crop_batches(len(self.data.levels), self.batch_size, steps, self.seed)
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        chosen = _turned(self.data.chosen(batch))
+        return {"loss": self._bits(chosen) / chosen.levels[:, 0].numel()}
+
+    def _bits(self, data: PixelData) -> Tensor:
+        return self.network(data, torch.rand(data.levels.shape) - 0.5).sum()
+
+    def after_step(self) -> None:
+        self.network.keep_sums_small()
+
+    def measure(
+        self, average: WeightAverage, stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the bits per pixel of all crops, which are trained on."""
+        bits, levels = 0.0, self.data.levels
+        with average.applied():
+            for at in torch.arange(len(levels)).split(self.batch_size):
+                if stopped():
+                    return None
+                bits += self._bits(self.data.chosen(at)).item()
+        return {"bpp": bits / levels[:, 0].numel()}
+
+    def finish(self) -> None:
+        self.network.keep_sums_small()
+
+    def state_dict(self, average: WeightAverage) -> dict[str, Any]:
+        return {"networks": self.networks.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state["networks"])
 
 
 def _turned(data: PixelData) -> PixelData:

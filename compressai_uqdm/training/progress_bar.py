@@ -1,4 +1,4 @@
-"""What a run shows on the terminal."""
+"""The progress bar of a run."""
 
 import sys
 

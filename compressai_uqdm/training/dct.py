@@ -1,0 +1,358 @@
+"""Training of a CosineUQDM: its networks one after another, the pixels, picture filters.
+
+A network learns the stages that use it after the stages before them, which are frozen by
+then: they decide which coefficients are coded already, and in which intervals these lie.
+The loss is the bits of all coefficients of its stages. Uncoded coefficients count too;
+otherwise the dead zone is never learned. Dead zones vary, so that others work as well.
+"""
+
+import functools
+import itertools
+import math
+import sys
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from torch import Tensor
+
+from ..families.dct.coefficient_prior import CosineConditional
+from ..families.dct.model import CosineConfig, CosineUQDM
+from ..families.dct.transform import forward_dct
+from .augmentation import vary
+from .average import WeightAverage
+from .checkpoints import check_output
+from .cosine_pixels import FloatWindows, crops_of, pixel_crops
+from .data import draw_crops, example_key, read_photographs
+from .dct_settings import DCTSettings
+from .phase import Phase, Schedule
+from .picture import FloatPicture
+from .processes import single_process
+from .run import Run
+
+__all__ = ["DCTPhase", "PicturePhase", "PixelPhase", "StagePhase", "train"]
+
+LAST_RATE = 0.01
+"""Share of the peak that the learning rate ends at."""
+EMA_DECAY = 0.998
+SPREAD_CROPS = 200
+MEAN_SHARE = 0.4
+"""Share of the standard deviation of DC coefficients: neighbours predict the rest."""
+TEST_BATCH = 8
+DEAD_ZONES = (0.65, 1.3)
+"""Range of the random factors of a stage's dead zone."""
+
+
+def train(settings: DCTSettings) -> int:
+    """Train a CosineUQDM, or resume its training, and write its weights.
+
+    Returns:
+        the number of the signal that stopped it, or 0.
+
+    Raises:
+        FloatingPointError: the loss is not finite, or weights became too large.
+        OSError: a file cannot be read or written.
+        ValueError: photographs or weights do not fit, or there is another run's checkpoint
+            beside the output.
+    """
+    check_output(settings.output.parent)
+    accelerator = single_process()
+    size, factors = settings.crop_size, settings.factors
+    photographs = read_photographs(settings.photographs, "train", size, factors)
+    tests: Tensor | None = None
+    if settings.test:
+        held_out = read_photographs(settings.test, "test", size, factors)
+        rng = np.random.default_rng(settings.seed + 1)
+        tests = draw_crops(held_out, settings.test_crops, size, rng, 1)
+    net = _initial_model(settings, photographs)
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"number of photographs, by factor": str(len(photographs))}
+    run = Run(settings, facts, _phases(net, settings, photographs, tests), accelerator)
+    stopped = run.train()
+    if not stopped:
+        net.save_integers(settings.output)
+        size = settings.output.stat().st_size
+        print(f"{settings.output}: {size:,} bytes", file=sys.stderr)
+    return stopped
+
+
+def _phases(
+    net: CosineUQDM,
+    settings: DCTSettings,
+    photographs: list[np.ndarray],
+    tests: Tensor | None,
+) -> list[Callable[[], Phase]]:
+    """Return what makes each phase: all weights of the others are frozen."""
+    n_networks = len(net.latent_priors)
+
+    def make(index: int) -> Phase:
+        net.requires_grad_(False)
+        is_warm = 0 < index < n_networks or settings.initial is not None
+        phase: DCTPhase
+        if index < n_networks:
+            if index and not settings.initial:
+                _copy(net.latent_priors[index - 1], net.latent_priors[index])
+            phase = StagePhase(net, index)
+        else:
+            phase = PixelPhase(net) if index == n_networks else PicturePhase(net)
+        peak = settings.warm_learning_rate if is_warm else settings.learning_rate
+        phase.schedule = Schedule(peak, settings.warmup, LAST_RATE)
+        phase.prepare(settings, index, photographs, tests)
+        return phase
+
+    return [functools.partial(make, index) for index in range(n_networks + 2)]
+
+
+class DCTPhase(Phase):
+    """A part of a CosineUQDM, trained on crops of photographs.
+
+    Attributes:
+        net: the model.
+    """
+
+    net: CosineUQDM
+    decay = EMA_DECAY
+
+    def prepare(
+        self,
+        settings: DCTSettings,
+        index: int,
+        photographs: list[np.ndarray],
+        tests: Tensor | None,
+    ) -> None:
+        """Take what all phases share: settings, place of the phase, photographs, crops."""
+        self.settings, self.index = settings, index
+        self.photographs, self.tests = photographs, tests
+        self.steps, self.batch_size = settings.steps, settings.batch_size
+        self.has_tests = tests is not None
+
+    def batches(self, steps: range) -> Iterator[tuple[Tensor, np.random.Generator]]:
+        """Yield varied crops, uint8, and a generator of random numbers, for each step."""
+        settings = self.settings
+        for step in steps:
+            key = example_key(settings.seed, self.index * settings.steps + step)
+            rng = np.random.default_rng(key)
+            size = settings.crop_size
+            levels = draw_crops(self.photographs, settings.batch_size, size, rng)
+            levels = vary(levels, rng)
+            torch.manual_seed(key)
+            yield levels, rng
+
+    def losses(self, batch: tuple[Tensor, np.random.Generator]) -> dict[str, Tensor]:
+        return {"loss": self.loss(*batch)}
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return the loss of crops, uint8, ``[n, 3, H, W]``; noise is PyTorch's."""
+        raise NotImplementedError
+
+    def measure(
+        self, average: WeightAverage, stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        assert self.tests is not None
+        if stopped():
+            return None
+        with average.applied():
+            return self.measure_crops(self.tests)
+
+    def measure_crops(self, crops: Tensor) -> dict[str, float]:
+        """Return what is measured on held-out crops, by name."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the model."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state`."""
+
+    def state_dict(self, average: WeightAverage) -> dict[str, Any]:
+        for prior in self.net.latent_priors:
+            for _, _, group in prior.steps():
+                group.check()
+        return {"state_dict": self.net.state_dict(), "part": self.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["state_dict"])
+        self.load_state(state["part"])
+
+
+class StagePhase(DCTPhase):
+    """The stages of coefficients that share a network.
+
+    Args:
+        net: the model.
+        network: its place among those of the model.
+    """
+
+    def __init__(self, net: CosineUQDM, network: int):
+        self.net, self.prior = net, net.latent_priors[network]
+        self.stages = net.config.stages(network)
+        self.title = _title(net.config, network)
+        self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        thresholds = list(self.net.config.thresholds)
+        for stage in self.stages:
+            thresholds[stage] *= rng.uniform(*DEAD_ZONES)
+        taught = self.net.training_likelihoods(levels, thresholds)
+        # later stages are not asked for
+        bits = [-p.log2().sum() for p, _ in itertools.islice(taught, self.stages[-1] + 1)]
+        return torch.stack([bits[i] for i in self.stages]).sum() / levels[:, 0].numel()
+
+    def measure_crops(self, crops: Tensor) -> dict[str, float]:
+        """The loss, the bits that are sent up to the last stage, and its picture's PSNR."""
+        loss = sent = squares = 0.0
+        for levels in crops.split(TEST_BATCH):
+            taught = itertools.islice(
+                self.net.training_likelihoods(levels), self.stages[-1] + 1
+            )
+            for stage, (p, latent) in enumerate(taught):
+                assert latent.known is not None
+                bits = -p.log2()
+                sent += bits[latent.board.planes(latent.known.sent)].sum().item()
+                loss += bits.sum().item() * (stage in self.stages)
+            x_hat = self.net.reconstruct(latent, "denoise", 0)
+            squares += (x_hat.double() - levels).square().sum().item()
+        pixels = crops[:, 0].numel()
+        psnr = _psnr(squares / crops.numel())
+        return {"loss": loss / pixels, "bpp": sent / pixels, "psnr": psnr}
+
+
+class PixelPhase(DCTPhase):
+    """The prior of the pixels, after all stages."""
+
+    title = "pixels"
+
+    def __init__(self, net: CosineUQDM):
+        self.net, self.windows = net, FloatWindows()
+        self.windows.from_integers(net.pixel_prior.network)
+        self.weights = list(self.windows.parameters())
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        bits = self.windows(pixel_crops(self.net, levels)).sum()
+        return bits / levels[:, 0].numel()
+
+    def after_step(self) -> None:
+        self.windows.keep_sums_small()
+
+    def measure_crops(self, crops: Tensor) -> dict[str, float]:
+        """Bits of the exact end alone."""
+        batches = crops.split(TEST_BATCH)
+        bits = sum(self.windows(pixel_crops(self.net, b)).sum().item() for b in batches)
+        return {"bpp": bits / crops[:, 0].numel()}
+
+    def finish(self) -> None:
+        self.net.pixel_prior.network = self.windows.to_integers()
+        self.net.update(force=True)
+
+    def state(self) -> dict[str, Any]:
+        return self.windows.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.windows.load_state_dict(state)
+
+
+class PicturePhase(DCTPhase):
+    """The networks of the pictures of all stages."""
+
+    title, unit = "pictures", "of the error"
+
+    def __init__(self, net: CosineUQDM):
+        self.net = net
+        self.networks = nn.ModuleList(FloatPicture() for _ in net.pictures)
+        for network, trained in zip(self.networks, net.pictures):
+            network.from_integers(trained)  # type: ignore[operator]
+        self.weights = list(self.networks.parameters())
+
+    def _errors(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Squared errors of every stage's picture, before and after."""
+        x = levels.float()
+        for network, (_, latent) in zip(
+            self.networks, self.net.training_likelihoods(levels)
+        ):
+            crops = crops_of(self.net, latent, levels)
+            yield (crops.positions - x).square().sum(), (network(crops) - x).square().sum()
+
+    def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
+        shares = [after / before for before, after in self._errors(levels)]
+        return torch.stack(shares).mean()
+
+    def after_step(self) -> None:
+        for network in self.networks:
+            network.keep_sums_small()  # type: ignore[operator]
+
+    def measure_crops(self, crops: Tensor) -> dict[str, float]:
+        """PSNR of every stage's picture, and what it gained, in dB."""
+        squares = np.zeros((len(self.networks), 2))
+        for levels in crops.split(TEST_BATCH):
+            squares += [[e.item() for e in errors] for errors in self._errors(levels)]
+        psnr = [[_psnr(mse) for mse in stage] for stage in squares / crops.numel()]
+        found = {f"psnr {i}": after for i, (_, after) in enumerate(psnr, 1)}
+        gains = {f"gain {i}": after - before for i, (before, after) in enumerate(psnr, 1)}
+        return found | gains
+
+    def finish(self) -> None:
+        networks = [network.to_integers() for network in self.networks]  # type: ignore[operator]
+        self.net.pictures = nn.ModuleList(networks)  # type: ignore[assignment]
+
+    def state(self) -> dict[str, Any]:
+        return self.networks.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state)
+
+
+def _title(config: CosineConfig, network: int) -> str:
+    widths = [str(config.widths[stage]) for stage in config.stages(network)]
+    return "quantization step " + " and ".join(widths)
+
+
+def _psnr(mse: float) -> float:
+    return 10 * math.log10(255**2 / max(mse, 1e-9))
+
+
+# ---- the model ----
+
+
+def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
+    """Return standard deviations of coefficients, ``[192]``; of DC, of the residual."""
+    crops = draw_crops(photographs, SPREAD_CROPS, size, np.random.default_rng(seed))
+    deviation = forward_dct(crops).std((0, 2, 3)).clamp(min=0.1)  # grey ones have no colour
+    deviation[:3] *= MEAN_SHARE
+    return deviation.float()
+
+
+@torch.no_grad()
+def _copy(trained: CosineConditional, prior: CosineConditional) -> None:
+    """Start a network from another. Weights do not depend on the trained step."""
+    prior.groups.load_state_dict(trained.groups.state_dict())
+    prior.neighbours.copy_(trained.neighbours)
+    prior.spread.copy_(trained.spread)
+
+
+def _initial_model(settings: DCTSettings, photographs: list[np.ndarray]) -> CosineUQDM:
+    torch.manual_seed(settings.seed)
+    net = CosineUQDM(settings.model())
+    if settings.initial:
+        trained = CosineUQDM.from_checkpoint(settings.initial)
+        if trained.config.hidden != settings.hidden:
+            raise ValueError(
+                f"--hidden must be {trained.config.hidden}, as in {settings.initial}, got "
+                f"{settings.hidden}"
+            )
+        for prior in net.latent_priors:
+            ratios = [abs(math.log(t.unit / prior.unit)) for t in trained.latent_priors]
+            _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
+        net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
+        if trained.config.widths == net.config.widths:
+            net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
+    else:
+        spread = _spread(photographs, settings.crop_size, settings.seed)
+        for prior in net.latent_priors:
+            prior.spread.copy_(spread)
+    net.update()
+    return net
