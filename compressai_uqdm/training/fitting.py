@@ -53,11 +53,6 @@ def train(settings: ContextSettings) -> int:
     sent = net.config.n_timesteps - 1
     if sent < 1:
         raise ValueError(f"{settings.model} has one latent stage, and no context can help")
-    if settings.steps < 4:
-        raise ValueError(
-            "expected --steps of 4 or more, a quarter of them for the first stage, got "
-            f"{settings.steps}"
-        )
     initial = read_contexts(settings.initial) if settings.initial else None
     if initial and len(initial.latents) != sent:
         raise ValueError(

@@ -226,6 +226,14 @@ class ContextSettings(FileSettings):
     pixel_batch_size: int = option(4)
     pixel_learning_rate: float = option(4e-3)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 4:
+            raise ValueError(
+                "--steps must be at least 4, a quarter of them for the first stage, got "
+                f"{self.steps}"
+            )
+
 
 def parse(settings: type[S], argv: list[str], prog: str, description: str) -> S:
     """Return the settings that a command line gives.
