@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from ablate_context import as_learned
+from ablate_context import as_learned, run_phase
 from compressai.zoo import image_models
 from torch import Tensor
 
@@ -37,8 +37,14 @@ from compressai_uqdm.families.uqdm.model import UQDM
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork, channel_of
 from compressai_uqdm.levels import image_to_levels
 from compressai_uqdm.training import pixels as training
-from compressai_uqdm.training.context import Recorder, read_crops
-from compressai_uqdm.training.pixels import FloatPixels, PixelData, fit_pixels, pixel_data
+from compressai_uqdm.training.context import Recorder
+from compressai_uqdm.training.data import read_crops
+from compressai_uqdm.training.pixels import (
+    FloatPixels,
+    PixelContextPhase,
+    PixelData,
+    pixel_data,
+)
 
 STAGES = 3
 FITTED_FROM = 60  # crops that the linear paths start from
@@ -162,6 +168,14 @@ IN_INTEGERS = {
 }
 
 
+def fit(network: FloatPixels, data: PixelData, steps: int) -> None:
+    """Fit a network."""
+    networks = torch.nn.ModuleList([network])
+    run_phase(
+        lambda given: PixelContextPhase(network, data, given, networks), pixel_steps=steps
+    )
+
+
 @torch.no_grad()
 def bits_of(network: FloatPixels, pictures: Pictures) -> float:
     """Bits per pixel in floats."""
@@ -211,7 +225,7 @@ def main(argv: list[str]) -> None:
         with setting:
             network = make(rows)
             network.start(train.data.chosen(torch.arange(min(FITTED_FROM, len(crops)))))
-            fit_pixels(network, train.data, args.steps, 4, 4e-3)
+            fit(network, train.data, args.steps)
             table[name] = {k: bits_of(network, p) for k, p in measured.items()}
         if name in TO_INTEGERS:
             integers = network.to_integers()
