@@ -13,7 +13,7 @@ from . import plugin
 if TYPE_CHECKING:
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DamagedStringError as DamagedStringError
-    from .families.dct.model import CosineConfig as CosineConfig
+    from .families.dct.config import CosineConfig as CosineConfig
     from .families.dct.model import CosineUQDM as CosineUQDM
     from .families.uqdm.config import UQDMConfig as UQDMConfig
     from .families.uqdm.model import UQDM as UQDM
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
-    "CosineConfig": ".families.dct.model",
+    "CosineConfig": ".families.dct.config",
     "CosineUQDM": ".families.dct.model",
     "DamagedFileError": ".errors",
     "DamagedStringError": ".errors",

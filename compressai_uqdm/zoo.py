@@ -26,7 +26,8 @@ from huggingface_hub.utils import (
 
 from . import datasets as datasets
 from . import losses as losses
-from .families.dct.model import CosineConfig, CosineUQDM
+from .families.dct.config import CosineConfig
+from .families.dct.model import CosineUQDM
 from .families.uqdm.config import GAUSSIAN, PUBLISHED, UQDMConfig
 from .families.uqdm.model import UQDM
 from .families.uqdm.vdm import VDM

@@ -88,15 +88,15 @@ def integer_bits(
     indexes = conditional.build_indexes(data.scales).numpy()
     bits = 0.0
     for residual, index in zip(data.residuals.numpy().astype(np.int32), indexes):
-        correction = conditional.correction(index)
+        correction = conditional.context_model(index)
         for g in range(len(CODING_ORDER)):
             r = subset(residual, g)
             with as_learned():
-                d, i = correction.prior(RateEstimator(), g, r)
+                d, i = correction.entropy_parameters(RateEstimator(), g, r)
             v = torch.from_numpy((r - d) / LATTICE)
             scales = conditional.scale_table[torch.from_numpy(i).long()]
             bits += bits_of(conditional, v, scales)
-            correction.reveal(g, r)
+            correction.on_decoded(g, r)
     return bits
 
 

@@ -27,7 +27,7 @@ from compressai.zoo import image_models
 from torch import Tensor
 
 from compressai_uqdm.entropy_models.coding_order import CODING_ORDER
-from compressai_uqdm.families.uqdm.context_pixels import POSITION_BITS, Known
+from compressai_uqdm.families.uqdm.context_pixels import POSITION_BITS, LevelInterval
 from compressai_uqdm.families.uqdm.interval_pixels import (
     IntervalPixels,
     coefficients,
@@ -37,7 +37,6 @@ from compressai_uqdm.families.uqdm.model import UQDM
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork, channel_of
 from compressai_uqdm.levels import image_to_levels
 from compressai_uqdm.training import pixels as training
-from compressai_uqdm.training.context import Recorder
 from compressai_uqdm.training.data import read_crops
 from compressai_uqdm.training.pixels import (
     FloatPixels,
@@ -55,7 +54,7 @@ class Pictures(NamedTuple):
 
     data: PixelData
     noise: Tensor  # of their last latents, in [-1/2, 1/2), [n, 3, H, W]
-    known: list[Known]
+    known: list[LevelInterval]
 
 
 @torch.no_grad()
@@ -67,11 +66,14 @@ def known_of(net: UQDM, pictures: Tensor) -> Pictures:
     data, noise, known = [], [], []
     for seed, picture in enumerate(pictures.split(1)):
         levels = image_to_levels(picture / 255)
-        *_, last = net.iter_stages(Recorder(levels, seed), STAGES)
-        assert last.sent
-        data.append(pixel_data(levels, last.sent, rows))
-        known.append(prior.known(last.sent))
-        v = positions(rows[-1], last.sent.points[-1], last.sent.points[-2])
+        latent = net.first_latent(levels.shape, seed)
+        for _ in range(STAGES):
+            _, latent = net.estimate_stage(latent, levels, seed)
+        sent = latent.sent
+        assert sent
+        data.append(pixel_data(levels, sent, rows))
+        known.append(prior.intervals(sent))
+        v = positions(rows[-1], sent.points[-1], sent.points[-2])
         away = torch.from_numpy(v / (1 << POSITION_BITS)) - levels
         noise.append((away / FloatPixels(rows).noise_width).float())
     return Pictures(PixelData(*map(torch.cat, zip(*data))), torch.cat(noise), known)

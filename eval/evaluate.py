@@ -45,7 +45,7 @@ from compressai_uqdm.families.uqdm.diffusion_model import DiffusionModel
 from compressai_uqdm.levels import image_to_levels
 from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
 from compressai_uqdm.models.checkpoint import Weights
-from compressai_uqdm.models.coders import Decoder, Encoder
+from compressai_uqdm.models.coding import Decoder, Encoder
 from compressai_uqdm.progress import Progress
 from compressai_uqdm.zoo import RECIPES, load_model
 
@@ -125,7 +125,7 @@ def encode(
 ) -> tuple[list[bytes], Sequence[int], Times]:
     """The strings of an image, and the times up to the end of each."""
     start = network.now()
-    encoder = Encoder(image_to_levels(x), seed, net.portable)
+    encoder = Encoder(image_to_levels(x), seed, net.guarded)
     ends = [network.now() for _ in net.iter_stages(encoder, net.n_stages)]
     return encoder.strings(), x.shape, since(start, ends)
 
@@ -156,12 +156,11 @@ def code(
     """
     x = as_tensor(image, net)
     strings, shape, encoding = encode(net, network, x, seed)
-    guarded = [net.is_guarded(i) for i in range(net.n_stages)]
     distortions: dict[str, list[Mapping[str, float]]] = {m: [] for m in net.reconstructions}
     decoding: dict[str, list[list[float]]] = {m: [] for m in net.reconstructions}
     spent, start = np.zeros(2), network.now()
     # decompress() gives one method at a time; this decodes once for all three
-    decoder = Decoder.of(strings, guarded, shape, seed)
+    decoder = Decoder.of(strings, net.guarded, shape, seed)
     for latent in net.iter_stages(decoder, net.n_stages):
         spent += np.subtract(network.now(), start)
         for method in net.reconstructions:

@@ -64,7 +64,7 @@ from compressai_uqdm.families.uqdm.config import PUBLISHED
 from compressai_uqdm.families.uqdm.denoiser import Denoiser
 from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.levels import image_to_levels
-from compressai_uqdm.models.coders import Encoder
+from compressai_uqdm.models.coding import Encoder
 from compressai_uqdm.zoo import RECIPES
 
 HERE = Path(__file__).parent
@@ -199,7 +199,7 @@ def between(bench: Bench, images: list[Tensor], name: str, arithmetic: str) -> A
 def largest_differences(here: Any, there: Any, x: Tensor, seed: int) -> dict[str, float]:
     """Of what is rounded, in units of that; of a model of integers, of these."""
     if isinstance(here, UQDM):
-        encoder = Encoder(image_to_levels(x), seed, here.portable)
+        encoder = Encoder(image_to_levels(x), seed, here.guarded)
         known = here.iter_stages(encoder, here.latent_stages)
         z = [here.first_latent(x.shape, seed).z, *(latent.z for latent in known)]
         z = z[: here.latent_stages]
@@ -218,10 +218,12 @@ def largest_differences(here: Any, there: Any, x: Tensor, seed: int) -> dict[str
 
 def integers(net: CosineUQDM, x: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Entries of the scale table, and locations, of every stage."""
-    encoder = Encoder(image_to_levels(x), seed, net.portable)
+    encoder = Encoder(image_to_levels(x), seed, net.guarded)
     for latent in net.iter_stages(encoder, net.n_stages - 1):
-        assert latent.known is not None
-        yield from zip(KINDS, (latent.known.entries, latent.known.offsets))
+        assert latent.posterior is not None
+        yield from zip(
+            KINDS, (latent.posterior.scale_index, latent.posterior.location_offset)
+        )
 
 
 @torch.no_grad()

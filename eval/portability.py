@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressai_uqdm import UQDM, DamagedStringError
 from compressai_uqdm.families.uqdm import windowed
-from compressai_uqdm.models.coders import Decoder
+from compressai_uqdm.models.coding import Decoder
 from compressai_uqdm.quantization.dither import dither
 from compressai_uqdm.quantization.rounding import MARGIN, Guard
 
@@ -125,8 +125,7 @@ def main(argv: list[str]) -> None:
         encoded, latents, before = [], [], []
         for seed, x in enumerate(images):
             strings = [s[0] for s in net.compress(x, seed)["strings"]]
-            guarded = [net.is_guarded(i) for i in range(net.n_stages)]
-            decoder = Decoder.of(strings, guarded, x.shape, seed)
+            decoder = Decoder.of(strings, net.guarded, x.shape, seed)
             with torch.no_grad():
                 decoded = net.iter_stages(decoder, net.n_stages)
                 z = [net.first_latent(x.shape, seed).z, *(latent.z for latent in decoded)]

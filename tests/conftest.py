@@ -66,15 +66,15 @@ def folder(
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Python as ``sys.executable``, whose processes have PyTorch already."""
-    folder, prepared = tmp_path_factory.mktemp("python"), TESTS / "prepared.py"
+    folder, forkserver = tmp_path_factory.mktemp("python"), TESTS / "helpers/forkserver.py"
     program = folder / "python"
     # as light as Python can be: it passes on what it is asked for
-    ask = f'exec "{sys.executable}" -S -E "{prepared}" "{folder}/socket" "$@"'
+    ask = f'exec "{sys.executable}" -S -E "{forkserver}" "{folder}/socket" "$@"'
     program.write_text(f"#!/bin/sh\n{ask}\n")
     program.chmod(0o755)
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     server = subprocess.Popen(
-        [sys.executable, str(prepared), "serve", f"{folder}/socket"],
+        [sys.executable, str(forkserver), "serve", f"{folder}/socket"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -12,9 +12,16 @@ from torch import Tensor
 from ..fingerprint import Fingerprint
 from ..precision import SinglePrecision
 
-__all__ = ["TabledEntropyModel"]
+__all__ = ["TabledEntropyModel", "chunks"]
 
 _CHUNK = 1 << 22  # table entries gathered at once, to bound memory; of the format
+
+
+def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
+    """Yield slices of start..end, each of as many tables as may be gathered at once."""
+    step = max(1, _CHUNK // table_size)
+    for first in range(start, end, step):
+        yield slice(first, min(first + step, end))
 
 
 class TabledEntropyModel(SinglePrecision, EntropyModel):
@@ -35,8 +42,7 @@ class TabledEntropyModel(SinglePrecision, EntropyModel):
         self.likelihood_lower_bound.bound = torch.tensor([1e-30], dtype=torch.float32)
         for name in ("_offset", "_quantized_cdf", "_cdf_length"):
             setattr(self, name, torch.empty(0, dtype=torch.int32))
-        self._weights: dict[int, np.ndarray] = {}  # tables by half-width, made on use
-        self._arrays: dict[str, np.ndarray] = {}
+        self._derived: dict[str, Any] = {}  # from these buffers, made on first use
 
     @property
     def has_tables(self) -> bool:
@@ -56,20 +62,7 @@ class TabledEntropyModel(SinglePrecision, EntropyModel):
         self._quantized_cdf = torch.from_numpy(cdf.astype(np.int32)).to(device)
         self._cdf_length = torch.from_numpy(length.astype(np.int32)).to(device)
         self._offset = torch.from_numpy(offset.astype(np.int32)).to(device)
-        self._weights, self._arrays = {}, {}
-
-    def array(self, name: str) -> np.ndarray:
-        """One of these buffers, which is brought from its device once."""
-        if name not in self._arrays:
-            self._arrays[name] = getattr(self, name).cpu().numpy()
-        return self._arrays[name]
-
-    @staticmethod
-    def chunks(start: int, end: int, table_size: int) -> Iterator[slice]:
-        """Slices of start..end, each of as many tables as may be gathered at once."""
-        step = max(1, _CHUNK // table_size)
-        for first in range(start, end, step):
-            yield slice(first, min(first + step, end))
+        self._derived = {}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
@@ -80,5 +73,5 @@ class TabledEntropyModel(SinglePrecision, EntropyModel):
             loaded = state_dict.get(prefix + name)
             if loaded is not None and loaded.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(loaded.shape))
-        self._weights, self._arrays = {}, {}
+        self._derived = {}
         super()._load_from_state_dict(state_dict, prefix, *args)

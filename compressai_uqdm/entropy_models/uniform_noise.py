@@ -1,9 +1,6 @@
 """The prior of a latent stage: a conditional density under uniform noise."""
 
-import functools
 import math
-
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,7 +9,6 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
-from ..bitstream.cdf import logistic_cdf, normal_cdf, quantize_cdf, symbol_weights
 from ..bitstream.range_coder import StreamDecoder, StreamEncoder, check_strings
 from ..bitstream.symbols import SymbolCoder
 from ..fingerprint import Fingerprint
@@ -21,17 +17,13 @@ from ..quantization.lattice import LATTICE as N
 from ..quantization.lattice import from_lattice, split_dither
 from ..quantization.rounding import Guard
 from .coding_order import CODING_ORDER, subset
+from .scale_table import ScaleTable
 from .tables import TabledEntropyModel
 
-__all__ = ["Correction", "UniformNoiseConditional", "log_span"]
+__all__ = ["ContextModel", "UniformNoiseConditional", "log_span"]
 
-SCALE_LEVELS = 128
 SCALE_SPAN = (0.02, 16.0)  # default span of the scale table, in units of the noise
 TAIL_QUANTILE = 1e-4
-
-# Half-widths of tables, few, so that many symbols share one width.
-_HALF_WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
-_ESCAPE_BITS = 20
 
 
 class UniformNoiseConditional(TabledEntropyModel):
@@ -144,15 +136,28 @@ class UniformNoiseConditional(TabledEntropyModel):
         low, _, high = self.quantiles.detach().double().tolist()
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"quantiles must be finite, got {low} and {high}")
-        scales, cdf, length, first = _tables(self.prior_type, low, high)
+        table = ScaleTable.spanning(self.prior_type, low, high)
         device = self.quantiles.device
-        self.scale_table = torch.from_numpy(scales.copy()).to(device)
-        self._set_tables(cdf, length, first, device)
+        self.scale_table = torch.from_numpy(table.scales.copy()).to(device)
+        self._set_tables(table.cdf, table.length, table.offset, device)
         return True
 
+    @property
+    def table(self) -> ScaleTable:
+        """The integer tables.
+
+        Raises:
+            ValueError: :meth:`update` was not called.
+        """
+        self._check_cdf_size()
+        if "table" not in self._derived:
+            buffers = self.scale_table, self._quantized_cdf, self._cdf_length, self._offset
+            self._derived["table"] = ScaleTable(*(b.cpu().numpy() for b in buffers))
+        return self._derived["table"]
+
     def fingerprint(self) -> Fingerprint:
-        yield "scale_table", self.scale_table.cpu().numpy()
-        yield from super().fingerprint()
+        """Yield the tables."""
+        return self.table.fingerprint()
 
     def build_indexes(self, scales: Tensor, guard: Guard = Guard()) -> Tensor:
         """Index into the scale table, uint8, of the entry nearest in the logarithm."""
@@ -170,7 +175,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         return guard.round(means * N + f)
 
     def quantize_universally(self, inputs: Tensor, means: Tensor, dither: Tensor) -> Tensor:
-        """Z, int32, the lattice points of the values as :meth:`decode` will find them."""
+        """Z, int32, the lattice points of the values with their noise."""
         return self._universal_quantize(inputs, self.locate(means, dither), dither)
 
     @staticmethod
@@ -178,16 +183,6 @@ class UniformNoiseConditional(TabledEntropyModel):
         j, f = split_dither(dither.to(M.device))
         k = (inputs - ((M - j) - f.to(inputs.dtype)) / N).round().to(torch.int32)
         return k * N + (M - j)
-
-    def table_weights(self, R: int) -> np.ndarray:
-        # weights of all scales of half-width R and all dithers: [scales, N, 2 R + 3]
-        if R not in self._weights:
-            rows = np.flatnonzero(self.array("_offset") == -R)
-            cdf = self.array("_quantized_cdf")[rows, : 2 * (R + 1) * N + 1]
-            j = np.arange(N) - N // 2
-            edges = cdf[:, (N // 2 - j)[:, None] + N * np.arange(2 * R + 2)]
-            self._weights[R] = symbol_weights(edges)
-        return self._weights[R]
 
     # ---- coding ----
 
@@ -210,7 +205,7 @@ class UniformNoiseConditional(TabledEntropyModel):
         strings = []
         for b in range(len(inputs)):
             encoder = StreamEncoder()
-            Z = self.encode(encoder, inputs[b], indexes[b], M[b], dither)
+            Z = self.code(encoder, inputs[b], indexes[b], M[b], dither)
             encoder.end_stage(Z.cpu().numpy())
             strings += encoder.segments()
         return strings
@@ -234,120 +229,56 @@ class UniformNoiseConditional(TabledEntropyModel):
         outputs = []
         for b, string in enumerate(strings):
             decoder = StreamDecoder([string])
-            Z = self.decode(decoder, indexes[b], M[b], dither)
+            Z = self.code(decoder, None, indexes[b], M[b], dither)
             decoder.end_stage(Z.cpu().numpy())
             outputs.append(from_lattice(Z, dither, means.dtype))
         return torch.stack(outputs)
 
-    def encode(
+    def code(
         self,
-        encoder: StreamEncoder,
-        inputs: Tensor,
-        indexes: Tensor,
-        M: Tensor,
-        dither: Tensor,
-    ) -> Tensor:
-        """Code the values of one picture into a stream.
-
-        Args:
-            encoder: the stream.
-            inputs: values, ``[3, H, W]``, in units of the noise's width.
-            indexes: indexes into the scale table, same shape.
-            M: lattice points of the locations, same shape.
-            dither: the dither, same shape.
-
-        Returns:
-            Z, the lattice points of the values with their noise, int32.
-        """
-        Z = self._universal_quantize(inputs, M, dither)
-        residual = (Z - M).cpu().numpy()  # k N - j
-        j = split_dither(dither)[0].cpu().numpy()
-        correction = self.correction(indexes.cpu().numpy())
-        for g in range(len(CODING_ORDER)):
-            r, j_g = subset(residual, g), subset(j, g)
-            d, i = correction.prior(encoder, g, r)
-            k_d, j_d = _moved(j_g, d)
-            k = (r + j_g) // N - k_d
-            self.code_symbols(encoder, k.reshape(-1), i.reshape(-1), j_d.reshape(-1))
-            correction.reveal(g, r)
-        return Z
-
-    def decode(
-        self,
-        decoder: StreamDecoder,
+        coder: SymbolCoder,
+        inputs: Tensor | None,
         indexes: Tensor,
         M: Tensor,
         dither: Tensor,
         noise: float = 0.0,
     ) -> Tensor:
-        """Inverse of :meth:`encode`: Z, int32, on the device of ``M``.
-
-        Where the decoder's stream ends early, values are at their prior's location, with
-        a share ``noise`` of their dither.
-        """
-        residual = np.zeros(tuple(M.shape), np.int32)
-        j = split_dither(dither)[0].cpu().numpy()
-        correction = self.correction(indexes.cpu().numpy())
-        for g in range(len(CODING_ORDER)):
-            r, j_g = subset(residual, g), subset(j, g)
-            d, i = correction.prior(decoder, g, None)
-            k_d, j_d = _moved(j_g, d)
-            found = self.code_symbols(decoder, None, i.reshape(-1), j_d.reshape(-1))
-            k, there = (values.reshape(r.shape) for values in found)
-            filled = d - np.rint(noise * j_g).astype(np.int32)
-            r[...] = np.where(there, (k + k_d) * N - j_g, filled)
-            correction.reveal(g, r)
-        return torch.from_numpy(residual).to(M.device) + M
-
-    def correction(self, indexes: np.ndarray) -> "Correction":
-        """How the priors of one picture follow from what is decoded of its stage."""
-        return Correction(indexes)
-
-    def _runs(self, indexes: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Coding order inside a group, in runs of one table width.
-
-        Largest scale first: these values remove most distortion per bit.
-
-        Yields:
-            half-width R, the first entry of the scale table that has it, and places.
-        """
-        half_widths = -self.array("_offset")
-        order = np.argsort(SCALE_LEVELS - 1 - indexes, kind="stable")
-        widths = half_widths[indexes[order]]
-        starts = np.flatnonzero(np.diff(widths, prepend=-1))
-        for start, end in zip(starts, np.append(starts[1:], len(order))):
-            R = int(widths[start])
-            first = int(np.flatnonzero(half_widths == R)[0])
-            for chunk in self.chunks(int(start), int(end), 2 * R + 3):
-                yield R, first, order[chunk]
-
-    def code_symbols(
-        self, coder: SymbolCoder, k: np.ndarray | None, indexes: np.ndarray, j: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Code symbols by the tables (indexes, j), each ``[m]``.
+        """Code the values of one picture.
 
         Args:
-            coder: where symbols come from and go to.
-            k: the symbols, or None where they are to be read.
-            indexes: entries of the scale table.
-            j: offsets of the locations, -16..15.
+            coder: encoder, decoder or rate estimator.
+            inputs: values, ``[3, H, W]``, in units of the noise's width, or None to decode
+                them.
+            indexes: indexes into the scale table, same shape.
+            M: lattice points of the locations, same shape.
+            dither: the dither, same shape.
+            noise: where a bitstream is truncated, the missing values are at their location,
+                plus this share of their dither.
 
         Returns:
-            the symbols, int32, and which of them are there.
+            Z, the lattice points of the values with their noise, int32.
         """
-        found, there = np.zeros(len(indexes), np.int32), np.zeros(len(indexes), bool)
-        for R, first, where in self._runs(indexes):
-            weights = self.table_weights(R)[indexes[where] - first, j[where] + N // 2]
-            symbols = None if k is None else k[where].clip(-R - 1, R + 1) + R + 1
-            symbols, is_there = coder.code_categorical(symbols, weights)
-            symbols = symbols - (R + 1)
-            escaped = np.flatnonzero(is_there & (np.abs(symbols) > R))
-            excess = None if k is None else np.abs(k[where[escaped]]) - R - 1
-            excess, more = coder.code_uniform(excess, len(escaped), 1 << _ESCAPE_BITS)
-            symbols[escaped] += np.sign(symbols[escaped]) * excess
-            is_there[escaped] = more
-            found[where], there[where] = symbols, is_there
-        return found, there
+        residual = np.zeros(tuple(M.shape), np.int32)  # k N - j
+        if inputs is not None:
+            residual = (self._universal_quantize(inputs, M, dither) - M).cpu().numpy()
+        j = split_dither(dither)[0].cpu().numpy()
+        context = self.context_model(indexes.cpu().numpy())
+        for g in range(len(CODING_ORDER)):
+            r, j_g = subset(residual, g), subset(j, g)
+            d, i = context.entropy_parameters(coder, g, None if inputs is None else r)
+            k_d, j_d = _moved(j_g, d)
+            k = None if inputs is None else ((r + j_g) // N - k_d).reshape(-1)
+            found = self.table.code(coder, k, i.reshape(-1), j_d.reshape(-1))
+            if inputs is None:
+                k, there = (values.reshape(r.shape) for values in found)
+                missing = d - np.rint(noise * j_g).astype(np.int32)
+                r[...] = np.where(there, (k + k_d) * N - j_g, missing)
+            context.on_decoded(g, r)
+        return torch.from_numpy(residual).to(M.device) + M
+
+    def context_model(self, indexes: np.ndarray) -> "ContextModel":
+        """Return the context model of one picture, see :class:`ContextModel`."""
+        return ContextModel(indexes)
 
 
 def log_span(low: float, high: float) -> Tensor:
@@ -356,68 +287,36 @@ def log_span(low: float, high: float) -> Tensor:
     return torch.tensor([ends[0], sum(ends) / 2, ends[1]], dtype=torch.float32)
 
 
-@functools.lru_cache(maxsize=1)  # stages may have the same
-def _tables(
-    prior_type: str, low: float, high: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The scale table, and by its entries rows of a CDF, their lengths and first symbols.
+class ContextModel:
+    """Entropy parameters of a subset of values, given the subsets before it.
+
+    This one has no context: the parameters are those of the network alone.
 
     Args:
-        prior_type: G.
-        low: logarithm of the least scale.
-        high: of the largest.
-    """
-    high = min(max(high, low + 1e-3), 10.0)
-    table = np.exp(np.linspace(min(low, high - 1e-3), high, SCALE_LEVELS))
-    table = table.astype(np.float32)  # rounded, so that all platforms agree
-    scales = table.astype(np.float64)
-
-    logistic = prior_type == "logistic"
-    if logistic:
-        scales = scales * (math.sqrt(3) / math.pi)
-    tail = 11.8 if logistic else 4.4  # where 2^-16 is left of G
-    width = np.searchsorted(_HALF_WIDTHS, np.minimum(scales * tail, 256))
-    R = _HALF_WIDTHS[width]
-
-    # One CDF per scale, at multiples of 1 / N from -(R + 1) to R + 1, holds the tables of
-    # all dithers.
-    length = 2 * (R + 1) * N + 1
-    cdf = np.zeros((SCALE_LEVELS, length.max()), np.int32)
-    for i in range(SCALE_LEVELS):
-        x = (np.arange(length[i]) - (R[i] + 1) * N) / (N * scales[i])
-        G = logistic_cdf(x) if logistic else normal_cdf(x)
-        cdf[i, : length[i]] = quantize_cdf(G, 2 * R[i] + 3)
-    return table, cdf, length, -R
-
-
-class Correction:
-    """How the prior of a group follows from the groups before it: here, not at all.
-
-    Args:
-        indexes: entries of the scale table that the network gives, ``[3, H, W]``.
+        indexes: scale indexes that the network gives, ``[3, H, W]``.
     """
 
     def __init__(self, indexes: np.ndarray):
         self.indexes = indexes
 
-    def prior(
+    def entropy_parameters(
         self, coder: SymbolCoder, g: int, residual: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The prior of a group.
+        """Return the location's shift and the scale index of each value of a subset.
 
         Args:
-            coder: where what is sent of the prior comes from and goes to.
-            g: number of the group.
-            residual: the residuals k N - j of the group, None where they are to be read.
+            coder: codes the side information that the parameters depend on.
+            g: number of the subset.
+            residual: the residuals k N - j of the subset, None to decode.
 
         Returns:
-            lattice points d to move the location by, and entries of the scale table.
+            shifts d in lattice points, int32, and indexes into the scale table.
         """
         indexes = subset(self.indexes, g)
         return np.zeros(indexes.shape, np.int32), indexes
 
-    def reveal(self, g: int, residual: np.ndarray) -> None:
-        """Take note of the residuals k N - j of a group."""
+    def on_decoded(self, g: int, residual: np.ndarray) -> None:
+        """Take in the residuals k N - j of a subset."""
 
 
 def _moved(j: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

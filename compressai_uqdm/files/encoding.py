@@ -24,7 +24,7 @@ from torch import Tensor
 from ..atomic import check_folder, is_special, naming, write_atomically
 from ..checks import MAX_METADATA
 from ..models.base import ProgressiveModel
-from ..models.coders import Encoder
+from ..models.coding import Encoder
 from ..models.streaming import PictureDecoder
 from ..progress import Passes, Progress
 from ..settings import exact_floats
@@ -207,7 +207,7 @@ def _encode(
     expected += measured and min_psnr is None and stages < net.n_stages
     passes = Passes(progress, expected)
     psnr = functools.partial(_psnr, net, levels, seed)
-    encoder, reached = Encoder(levels, seed, net.portable), 0.0
+    encoder, reached = Encoder(levels, seed, net.guarded), 0.0
     last: list[Any] = []  # what is known after the last stages
     for known in net.iter_stages(encoder, stages, passes):
         if stream:

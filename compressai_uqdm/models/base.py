@@ -18,7 +18,7 @@ from ..progress import Progress
 from ..settings import exact_floats, uncompiled
 from .card import model_card
 from .checkpoint import Weights, loading, read_checkpoint, undrawn
-from .coders import Coder, Decoder, Encoder, Estimator
+from .coding import Decoder, Encoder, PictureCoder
 
 __all__ = ["ProgressiveModel", "Reconstruction"]
 
@@ -43,15 +43,15 @@ class ProgressiveModel(
     pipeline_tag="image-to-image",
     tags=["image-compression", "lossless", "progressive"],
 ):
-    """A model that sends images stage by stage, from a coarse picture to the exact one.
+    """A model that codes images in stages, from a coarse picture to the exact one.
 
-    ``forward``, ``compress`` and ``decompress`` are the same walk through the stages:
-    one estimates what they cost, one writes them, one reads them. A family of models
-    says how to begin (:meth:`first_latent`), how to go one stage on (:meth:`code_stage`),
-    and what is seen of it (:meth:`reconstruct`).
+    ``compress`` and ``decompress`` run the same loop over stages: one encodes them, the
+    other decodes them. ``forward`` estimates their rate. A family of models defines the
+    start (:meth:`first_latent`), one stage (:meth:`code_stage`, :meth:`estimate_stage`)
+    and the picture after it (:meth:`reconstruct`).
 
-    One number of stages is meant everywhere: ``quality``, CompressAI's word, is how many
-    are sent; stage 1 is the first, and after all ``n_stages`` the image is exact.
+    ``quality``, CompressAI's word, is the number of stages that are coded. Stage 1 is the
+    first; after all ``n_stages`` the image is exact.
     """
 
     _quality: int
@@ -71,25 +71,26 @@ class ProgressiveModel(
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         raise NotImplementedError
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in outside of networks, which may be in half precision."""
+        """Type of computations outside of networks, which may be in half precision."""
         raise NotImplementedError
 
     @property
     def portable(self) -> bool:
-        """Whether strings decode where kernels, threads or batches are others."""
+        """Whether strings decode with other kernels, threads or batch sizes."""
         raise NotImplementedError
 
-    def is_guarded(self, stages: int) -> bool:
-        """Whether the string after so many stages lists values that round with care."""
-        raise NotImplementedError
+    @property
+    def guarded(self) -> tuple[bool, ...]:
+        """Of each stage, whether its string begins with a rounding log."""
+        return (False,) * self.n_stages
 
     def passes(self, stages: int, picture: bool = False) -> int:
-        """How often the network runs to code so many stages, and to make a picture."""
+        """Return how often the network runs to code so many stages, and for a picture."""
         raise NotImplementedError
 
     def least_bytes(self, size: tuple[int, int]) -> int:
@@ -103,27 +104,49 @@ class ProgressiveModel(
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> L:
-        """Images, ``[B, 3, H, W]``, of which nothing is known yet."""
+        """Return the state before the first stage.
+
+        Args:
+            shape: of the images, ``[B, 3, H, W]``.
+            seed: seed of the dither.
+            progress: called after every pass of a network.
+        """
         raise NotImplementedError
 
-    def code_stage(self, latent: L, coder: Coder) -> L:
-        """One stage on."""
+    def code_stage(self, latent: L, coder: PictureCoder) -> L:
+        """Encode or decode one stage, and return the state after it."""
+        raise NotImplementedError
+
+    def estimate_stage(self, latent: L, levels: Tensor, seed: int) -> tuple[Tensor, L]:
+        """Return the likelihoods of a stage, ``[B, 3, H, W]``, and the state after it.
+
+        Args:
+            latent: the state before it.
+            levels: images, 0..255, ``[B, 3, H, W]``.
+            seed: seed of the dither.
+        """
         raise NotImplementedError
 
     def blend_partial_stage(self, before: L, latent: L, n_decoded: int) -> L:
-        """What to show of a stage of which a stream held so many symbols only."""
+        """Return the state to show of a truncated stage.
+
+        Args:
+            before: the state before it.
+            latent: the state after it, missing symbols being at their location.
+            n_decoded: number of symbols that the bitstream held.
+        """
         raise NotImplementedError
 
     def reconstruct(self, latent: L, method: Reconstruction, seed: int) -> Tensor:
-        """Levels 0..255 of images, ``[B, 3, H, W]``, as far as they are known."""
+        """Return the images of a state, levels 0..255, uint8, ``[B, 3, H, W]``."""
         raise NotImplementedError
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
-        """What :meth:`forward` gives in training."""
+        """Return what :meth:`forward` returns in training."""
         raise NotImplementedError
 
     def fingerprint(self) -> Fingerprint:
-        """All that the integers of a stream follow from, see :mod:`.fingerprint`."""
+        """Yield what bitstreams and pictures depend on, see :mod:`.fingerprint`."""
         raise NotImplementedError
 
     # ---- stages ----
@@ -142,35 +165,38 @@ class ProgressiveModel(
         self._quality = int(quality)
 
     def iter_stages(
-        self, coder: Coder, stages: int, progress: Progress | None = None
+        self, coder: PictureCoder, stages: int, progress: Progress | None = None
     ) -> Iterator[L]:
-        """Go through the first stages.
+        """Code the first stages.
 
         Args:
-            coder: what is done with their symbols.
-            stages: how many.
-            progress: is told of every pass of the network, also of those that make
-                pictures of what this yields.
+            coder: encoder or decoder.
+            stages: number of stages.
+            progress: called after every pass of a network, for pictures too.
 
         Yields:
-            what is known after each.
+            the state after each stage.
         """
         latent = self.first_latent(coder.shape, coder.seed, progress)
         while latent.stages < stages:
             latent = self.code_stage(latent, coder)
             yield latent
 
+    def stage_name(self, stage: int) -> str:
+        """Return the key of a stage's likelihoods; stages count from 1."""
+        return "pixels" if stage == self.n_stages else f"stage_{stage}"
+
     # ---- CompressAI's interface ----
 
     def forward(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
         """Estimate rate and distortion.
 
-        In training the likelihoods of all stages, with that of z_1, multiply to the
-        bound on p(x), under fresh noise. In evaluation those of the first ``quality``
-        stages are given, and z_1 costs nothing.
+        In training, the likelihoods of all stages, and of z_1, multiply to the bound on
+        p(x), under fresh noise. In evaluation they are those of the first ``quality``
+        stages, and z_1 costs nothing.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, taken at 8 bits.
+            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
             seed: seed of the noise in evaluation.
 
         Returns:
@@ -190,29 +216,30 @@ class ProgressiveModel(
         reconstruction: Reconstruction = "denoise",
         progressive: bool = False,
     ) -> dict[str, Any]:
-        """What the first ``quality`` stages cost, and what is seen of them.
+        """Estimate the rate of the first ``quality`` stages, and reconstruct the image.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, taken at 8 bits.
+            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
             seed: seed of the noise.
-            reconstruction: how an image is made of a latent: ``"denoise"``, the
-                network's estimate; ``"ancestral"``, sample what was not sent;
-                ``"flow_based"``, follow the probability flow.
-            progressive: give the image of every stage.
+            reconstruction: how an image is made of a latent: ``"denoise"``, the network's
+                estimate; ``"ancestral"``, sample what was not coded; ``"flow_based"``,
+                follow the probability flow.
+            progressive: return the image of every stage.
 
         Returns:
-            ``x_hat`` and ``likelihoods`` as :meth:`forward` gives them, these under
-            ``stage_1`` to ``stage_T`` and ``pixels``; if ``progressive``, ``x_hats`` too,
-            a list of images, one per stage.
+            ``x_hat`` and ``likelihoods`` as of :meth:`forward`; if ``progressive``,
+            ``x_hats`` too, a list of images, one per stage.
         """
         check_reconstruction(reconstruction)
-        estimator = Estimator(check_images(x, self.device), seed, self.dtype)
-        x_hats = [
-            levels_to_image(self.reconstruct(latent, reconstruction, seed), self.dtype)
-            for latent in self.iter_stages(estimator, self.quality)
-            if progressive or latent.stages == self.quality
-        ]
-        out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": estimator.likelihoods}
+        levels = check_images(x, self.device)
+        latent, likelihoods, x_hats = self.first_latent(levels.shape, seed), {}, []
+        while latent.stages < self.quality:
+            p, latent = self.estimate_stage(latent, levels, seed)
+            likelihoods[self.stage_name(latent.stages)] = p
+            if progressive or latent.stages == self.quality:
+                shown = self.reconstruct(latent, reconstruction, seed)
+                x_hats.append(levels_to_image(shown, self.dtype))
+        out: dict[str, Any] = {"x_hat": x_hats[-1], "likelihoods": likelihoods}
         if progressive:
             out["x_hats"] = x_hats
         return out
@@ -221,11 +248,11 @@ class ProgressiveModel(
     @torch.no_grad()
     @exact_floats()
     def compress(self, x: Tensor, seed: int = 0) -> dict[str, Any]:
-        """Code the first ``quality`` stages of images.
+        """Encode the first ``quality`` stages of images.
 
         Args:
-            x: images in [0, 1], ``[B, 3, H, W]``, taken at 8 bits.
-            seed: seed of the dither, which the decoder needs too.
+            x: images in [0, 1], ``[B, 3, H, W]``, rounded to 8 bits.
+            seed: seed of the dither; the decoder needs the same.
 
         Returns:
             ``strings[stage][image]``, bytes, and ``shape``, (H, W).
@@ -235,7 +262,7 @@ class ProgressiveModel(
         """
         images = []
         for levels in check_images(x, self.device).split(1):
-            encoder = Encoder(levels, seed, self.portable)
+            encoder = Encoder(levels, seed, self.guarded)
             for _ in self.iter_stages(encoder, self.quality):
                 pass
             images.append(encoder.strings())
@@ -271,10 +298,10 @@ class ProgressiveModel(
         check_reconstruction(reconstruction)
         batch_size = check_strings(strings, self.n_stages)
         stages, (H, W) = len(strings), check_shape(shape)
-        guarded = [self.is_guarded(i) for i in range(stages)]
         images = []
         for b in range(batch_size):
-            decoder = Decoder.of([s[b] for s in strings], guarded, (1, 3, H, W), seed)
+            string = [stage[b] for stage in strings]
+            decoder = Decoder.of(string, self.guarded, (1, 3, H, W), seed)
             images.append(
                 [
                     self.reconstruct(latent, reconstruction, seed)

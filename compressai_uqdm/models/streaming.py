@@ -11,7 +11,7 @@ from ..bitstream.range_coder import StageDecoder, TruncatedStageDecoder, Written
 from ..errors import DamagedStringError
 from ..progress import Progress
 from ..quantization.rounding import Guard
-from .coders import Coder, Decoder, split_string
+from .coding import Decoder, PictureCoder, split_string
 
 __all__ = ["PictureDecoder"]
 
@@ -31,9 +31,10 @@ class Walker(Protocol[L]):
     def first_latent(
         self, shape: Sequence[int], seed: int, progress: Progress | None = None
     ) -> L: ...
-    def code_stage(self, latent: L, coder: Coder) -> L: ...
+    def code_stage(self, latent: L, coder: PictureCoder) -> L: ...
     def blend_partial_stage(self, before: L, latent: L, n_decoded: int) -> L: ...
-    def is_guarded(self, stages: int) -> bool: ...
+    @property
+    def guarded(self) -> Sequence[bool]: ...
 
 
 class PictureDecoder(Generic[L]):
@@ -101,4 +102,4 @@ class PictureDecoder(Generic[L]):
         return other
 
     def _split(self, string: bytes) -> tuple[Guard, bytes]:
-        return split_string(string, self.net.is_guarded(self.latent.stages))
+        return split_string(string, self.net.guarded[self.latent.stages])

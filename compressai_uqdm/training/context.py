@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..bitstream.symbols import RateEstimator
 from ..entropy_models.coding_order import CODING_ORDER
 from ..entropy_models.uniform_noise import UniformNoiseConditional
 from ..families.uqdm.context_prior import (
@@ -27,14 +26,11 @@ from ..families.uqdm.context_prior import (
     SHIFT_MAX,
     ContextPrior,
 )
-from ..families.uqdm.diffusion import levels_to_x
 from ..families.uqdm.interval_pixels import coefficients
-from ..families.uqdm.latent import Latent
 from ..families.uqdm.model import UQDM
 from ..families.uqdm.windowed import WINDOW
 from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
 from ..levels import image_to_levels
-from ..models.coders import Coded, Coder
 from ..quantization.lattice import LATTICE
 from .average import WeightAverage
 from .data import crop_batches
@@ -43,7 +39,7 @@ from .pixels import PixelData, pixel_data
 from .settings import ContextSettings
 from .twin import FloatTwin
 
-__all__ = ["CROP", "ContextPhase", "FloatContext", "Recorder", "StageData", "collect"]
+__all__ = ["CROP", "ContextPhase", "FloatContext", "StageData", "collect"]
 
 CROP = WINDOW
 
@@ -117,30 +113,6 @@ def _where(g: int) -> tuple[slice, slice, slice, slice]:
     return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
 
 
-class Recorder(Coder):
-    """Keeps of every stage of one picture what its context would see.
-
-    Args:
-        levels: the picture, 0..255, ``[1, 3, H, W]``.
-        seed: seed of the dither.
-    """
-
-    def __init__(self, levels: Tensor, seed: int):
-        super().__init__(levels.shape, seed, RateEstimator())
-        self.x = levels_to_x(levels, torch.float64)
-        self.stages: list[StageData] = []
-
-    def latents(
-        self, prior: UniformNoiseConditional, latent: Latent, dither: Tensor
-    ) -> Coded:
-        p = latent.prediction
-        Z = prior.quantize_universally(latent.mean(self.x), p.means, dither)
-        M = prior.locate(p.means, dither)
-        scales = prior.scale_table[prior.build_indexes(p.scales).long()]
-        self.stages.append(StageData((Z - M).to(torch.int16), scales))
-        return Coded(Z, M, scales)
-
-
 @torch.no_grad()
 def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], PixelData]:
     """Code the crops, each with a dither of its own, and keep what contexts see.
@@ -154,11 +126,15 @@ def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], Pixel
     pictures, pixels = [], []
     for seed, crop in enumerate(tqdm(crops.split(1), "coding crops")):
         levels = image_to_levels(crop / 255)
-        recorder = Recorder(levels, seed)
-        *_, last = net.iter_stages(recorder, sent)
-        pictures.append(recorder.stages)
-        assert last.sent
-        pixels.append(pixel_data(levels, last.sent, rows))
+        latent, stages = net.first_latent(levels.shape, seed), []
+        for _ in range(sent):
+            _, latent = net.estimate_stage(latent, levels, seed)
+            assert latent.sent
+            residuals = latent.sent.points[-1].Z - latent.sent.location.Z
+            stages.append(StageData(residuals.to(torch.int16), latent.sent.scales))
+        pictures.append(stages)
+        assert latent.sent
+        pixels.append(pixel_data(levels, latent.sent, rows))
     stages = [StageData(*(torch.cat(t) for t in zip(*stage))) for stage in zip(*pictures)]
     return stages, PixelData(*(torch.cat(t) for t in zip(*pixels)))
 

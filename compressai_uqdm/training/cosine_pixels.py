@@ -18,15 +18,9 @@ from torch import Tensor
 
 from ..entropy_models.coding_order import CODING_ORDER
 from ..families.dct.model import CosineLatent, CosineUQDM
-from ..families.dct.pixel_prior import (
-    INPUT_BITS,
-    INPUT_MAX,
-    POSITION_BITS,
-    SCALE_SPAN,
-    SHAPES,
-    SIDE,
-    WindowNetwork,
-)
+from ..families.dct.pixel_network import SHAPES, PixelNetwork
+from ..families.dct.pixel_posterior import INPUT_BITS, INPUT_MAX, POSITION_BITS, SIDE
+from ..families.dct.pixel_prior import SCALE_SPAN
 from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
 from .pixel_network import log_mass
 from .twin import FloatTwin, activated, rounded
@@ -68,22 +62,22 @@ def pixel_crops(net: CosineUQDM, levels: Tensor) -> PixelCrops:
 @torch.no_grad()
 def crops_of(net: CosineUQDM, latent: CosineLatent, levels: Tensor) -> PixelCrops:
     """Crops, and what a latent tells of them."""
-    guesses, one = list(net.guesses(latent)), 1 << INPUT_BITS
+    posteriors, one = list(latent.pixel_posteriors()), 1 << INPUT_BITS
     arrays = (
-        np.stack([guess.positions for guess in guesses]) / (1 << POSITION_BITS),
-        np.stack([guess.planes for guess in guesses]) / one,
-        np.stack([guess.bands for guess in guesses]) / one,
+        np.stack([p.mean for p in posteriors]) / (1 << POSITION_BITS),
+        np.stack([p.planes for p in posteriors]) / one,
+        np.stack([p.bands for p in posteriors]) / one,
     )
     return PixelCrops(
         levels.to(torch.uint8), *(torch.from_numpy(a).float() for a in arrays)
     )
 
 
-class FloatWindows(FloatTwin[WindowNetwork]):
-    """:class:`.WindowNetwork` before rounding."""
+class FloatWindows(FloatTwin[PixelNetwork]):
+    """:class:`.PixelNetwork` before rounding."""
 
     def __init__(self) -> None:
-        super().__init__(WindowNetwork())
+        super().__init__(PixelNetwork())
         for name, weight in self.w.items():
             bound = 0.0 if name.startswith("head") or name.endswith("bias") else 1.0
             bound /= math.sqrt(math.prod(weight.shape[2:]))

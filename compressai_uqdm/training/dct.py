@@ -20,8 +20,9 @@ import torch.nn as nn
 
 from torch import Tensor
 
-from ..families.dct.coefficient_prior import CosineConditional
-from ..families.dct.model import CosineConfig, CosineUQDM
+from ..families.dct.coefficient_prior import CoefficientPrior
+from ..families.dct.config import CosineConfig
+from ..families.dct.model import CosineUQDM
 from ..families.dct.transform import forward_dct
 from .augmentation import vary
 from .average import WeightAverage
@@ -43,7 +44,7 @@ SPREAD_CROPS = 200
 MEAN_SHARE = 0.4
 """Share of the standard deviation of DC coefficients: neighbours predict the rest."""
 TEST_BATCH = 8
-DEAD_ZONES = (0.65, 1.3)
+DEAD_ZONE_FACTORS = (0.65, 1.3)
 """Range of the random factors of a stage's dead zone."""
 
 
@@ -171,8 +172,8 @@ class DCTPhase(Phase):
 
     def state_dict(self, average: WeightAverage) -> dict[str, Any]:
         for prior in self.net.latent_priors:
-            for _, _, group in prior.steps():
-                group.check()
+            for _, _, layer in prior.steps():
+                layer.check()
         return {"state_dict": self.net.state_dict(), "part": self.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,28 +193,28 @@ class StagePhase(DCTPhase):
         self.net, self.prior = net, net.latent_priors[network]
         self.stages = net.config.stages(network)
         self.title = _title(net.config, network)
-        self.weights = [self.prior.neighbours, *self.prior.groups.parameters()]
+        self.weights = [self.prior.dc_predictor, *self.prior.layers.parameters()]
 
     def loss(self, levels: Tensor, rng: np.random.Generator) -> Tensor:
-        thresholds = list(self.net.config.thresholds)
+        dead_zones = list(self.net.config.dead_zones)
         for stage in self.stages:
-            thresholds[stage] *= rng.uniform(*DEAD_ZONES)
-        taught = self.net.training_likelihoods(levels, thresholds)
+            dead_zones[stage] *= rng.uniform(*DEAD_ZONE_FACTORS)
+        stages = self.net.training_likelihoods(levels, dead_zones)
         # later stages are not asked for
-        bits = [-p.log2().sum() for p, _ in itertools.islice(taught, self.stages[-1] + 1)]
+        bits = [-p.log2().sum() for p, _ in itertools.islice(stages, self.stages[-1] + 1)]
         return torch.stack([bits[i] for i in self.stages]).sum() / levels[:, 0].numel()
 
     def measure_crops(self, crops: Tensor) -> dict[str, float]:
         """The loss, the bits that are sent up to the last stage, and its picture's PSNR."""
         loss = sent = squares = 0.0
         for levels in crops.split(TEST_BATCH):
-            taught = itertools.islice(
+            stages = itertools.islice(
                 self.net.training_likelihoods(levels), self.stages[-1] + 1
             )
-            for stage, (p, latent) in enumerate(taught):
-                assert latent.known is not None
+            for stage, (p, latent) in enumerate(stages):
+                assert latent.posterior is not None
                 bits = -p.log2()
-                sent += bits[latent.board.planes(latent.known.sent)].sum().item()
+                sent += bits[latent.order.planes(latent.posterior.coded)].sum().item()
                 loss += bits.sum().item() * (stage in self.stages)
             x_hat = self.net.reconstruct(latent, "denoise", 0)
             squares += (x_hat.double() - levels).square().sum().item()
@@ -263,8 +264,8 @@ class PicturePhase(DCTPhase):
 
     def __init__(self, net: CosineUQDM):
         self.net = net
-        self.networks = nn.ModuleList(FloatPicture() for _ in net.pictures)
-        for network, trained in zip(self.networks, net.pictures):
+        self.networks = nn.ModuleList(FloatPicture() for _ in net.picture_filters)
+        for network, trained in zip(self.networks, net.picture_filters):
             network.from_integers(trained)  # type: ignore[operator]
         self.weights = list(self.networks.parameters())
 
@@ -297,7 +298,7 @@ class PicturePhase(DCTPhase):
 
     def finish(self) -> None:
         networks = [network.to_integers() for network in self.networks]  # type: ignore[operator]
-        self.net.pictures = nn.ModuleList(networks)  # type: ignore[assignment]
+        self.net.picture_filters = nn.ModuleList(networks)  # type: ignore[assignment]
 
     def state(self) -> dict[str, Any]:
         return self.networks.state_dict()
@@ -307,7 +308,7 @@ class PicturePhase(DCTPhase):
 
 
 def _title(config: CosineConfig, network: int) -> str:
-    widths = [str(config.widths[stage]) for stage in config.stages(network)]
+    widths = [str(config.quantization_steps[stage]) for stage in config.stages(network)]
     return "quantization step " + " and ".join(widths)
 
 
@@ -327,11 +328,11 @@ def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _copy(trained: CosineConditional, prior: CosineConditional) -> None:
+def _copy(trained: CoefficientPrior, prior: CoefficientPrior) -> None:
     """Start a network from another. Weights do not depend on the trained step."""
-    prior.groups.load_state_dict(trained.groups.state_dict())
-    prior.neighbours.copy_(trained.neighbours)
-    prior.spread.copy_(trained.spread)
+    prior.layers.load_state_dict(trained.layers.state_dict())
+    prior.dc_predictor.copy_(trained.dc_predictor)
+    prior.coefficient_std.copy_(trained.coefficient_std)
 
 
 def _initial_model(settings: DCTSettings, photographs: list[np.ndarray]) -> CosineUQDM:
@@ -345,14 +346,17 @@ def _initial_model(settings: DCTSettings, photographs: list[np.ndarray]) -> Cosi
                 f"{settings.hidden}"
             )
         for prior in net.latent_priors:
-            ratios = [abs(math.log(t.unit / prior.unit)) for t in trained.latent_priors]
+            ratios = [
+                abs(math.log(t.trained_step / prior.trained_step))
+                for t in trained.latent_priors
+            ]
             _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
         net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
-        if trained.config.widths == net.config.widths:
-            net.pictures.load_state_dict(trained.pictures.state_dict())  # type: ignore[attr-defined]
+        if trained.config.quantization_steps == net.config.quantization_steps:
+            net.picture_filters.load_state_dict(trained.picture_filters.state_dict())  # type: ignore[attr-defined]
     else:
         spread = _spread(photographs, settings.crop_size, settings.seed)
         for prior in net.latent_priors:
-            prior.spread.copy_(spread)
+            prior.coefficient_std.copy_(spread)
     net.update()
     return net

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..families.dct.model import CosineConfig
+from ..families.dct.config import CosineConfig
 from ..families.dct.transform import BLOCK
 from .settings import FileSettings, argument, option
 
@@ -20,9 +20,9 @@ class DCTSettings(FileSettings):
         test: folder of held-out photographs.
         initial: weights to start from. Each network starts from the one of the nearest
             trained step.
-        widths: quantization step of each stage, in levels.
-        thresholds: dead zone of each stage, in quantization steps.
-        units: quantization steps that the networks are trained for, in levels.
+        quantization_steps: quantization step of each stage, in levels.
+        dead_zones: dead zone of each stage, in quantization steps.
+        trained_steps: quantization steps that the networks are trained for, in levels.
         hidden: channels of the state of a block.
         steps: steps for each network, for the pixels, and for the picture filters.
         batch_size: crops per step.
@@ -42,9 +42,9 @@ class DCTSettings(FileSettings):
     output: Path = argument("output")
     test: Path | None = option(None, changeable=True)
     initial: Path | None = option(None)
-    widths: tuple[int, ...] = option(CosineConfig.widths)
-    thresholds: tuple[float, ...] = option(CosineConfig.thresholds)
-    units: tuple[int, ...] = option(CosineConfig.units)
+    quantization_steps: tuple[int, ...] = option(CosineConfig.quantization_steps)
+    dead_zones: tuple[float, ...] = option(CosineConfig.dead_zones)
+    trained_steps: tuple[int, ...] = option(CosineConfig.trained_steps)
     hidden: int = option(CosineConfig.hidden)
     steps: int = option(1000)
     batch_size: int = option(8)
@@ -60,7 +60,7 @@ class DCTSettings(FileSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("widths", "thresholds", "units"):
+        for name in ("quantization_steps", "dead_zones", "trained_steps"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self.model()  # raises
         if self.crop_size % BLOCK:
@@ -75,7 +75,9 @@ class DCTSettings(FileSettings):
 
     def model(self) -> CosineConfig:
         """Return the configuration of the model that is trained."""
-        return CosineConfig(self.widths, self.thresholds, self.units, self.hidden)
+        return CosineConfig(
+            self.quantization_steps, self.dead_zones, self.trained_steps, self.hidden
+        )
 
     @property
     def factors(self) -> range:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from torch import Tensor
 
-from ..families.dct.picture_filter import HALO, LAYERS, PictureNetwork
-from ..families.dct.pixel_prior import INPUT_BITS, INPUT_MAX
+from ..families.dct.picture_filter import HALO, LAYERS, PictureFilter
+from ..families.dct.pixel_posterior import INPUT_BITS, INPUT_MAX
 from ..integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX
 from .cosine_pixels import PixelCrops
 from .twin import FloatTwin, activated
@@ -19,11 +19,11 @@ __all__ = ["FloatPicture"]
 _SUM_LIMIT = 62.0 * 8  # of 512, where a sum of integers would reach 2^24
 
 
-class FloatPicture(FloatTwin[PictureNetwork]):
-    """:class:`.PictureNetwork` before rounding."""
+class FloatPicture(FloatTwin[PictureFilter]):
+    """:class:`.PictureFilter` before rounding."""
 
     def __init__(self) -> None:
-        super().__init__(PictureNetwork())
+        super().__init__(PictureFilter())
         for i, (inputs, _) in enumerate(LAYERS[:-1]):
             bound = math.sqrt(3 / (9 * inputs))
             nn.init.uniform_(self.w[f"conv_{i}"], -bound, bound)
@@ -49,7 +49,7 @@ class FloatPicture(FloatTwin[PictureNetwork]):
             shrink = _SUM_LIMIT / (weight.abs().sum((1, 2, 3)) * largest)
             weight.mul_(shrink.clamp(max=1)[:, None, None, None])
 
-    def from_integers(self, network: PictureNetwork) -> None:
+    def from_integers(self, network: PictureFilter) -> None:
         """As of :class:`FloatTwin`; a network of zeros is no start."""
         if torch.as_tensor(network.conv_0).any():
             super().from_integers(network)

@@ -1,4 +1,4 @@
-"""The order in which blocks are coded: by the two colours of a checkerboard."""
+"""The order in which blocks are coded: those of one parity of a checkerboard first."""
 
 import functools
 
@@ -8,20 +8,20 @@ import torch
 
 from torch import Tensor
 
-__all__ = ["CROSS", "OWN", "BlockOrder"]
+__all__ = ["OPPOSITE_PARITY", "SAME_PARITY", "BlockOrder"]
 
-OWN = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
-"""Blocks of the same colour of the checkerboard in the 3x3 around one."""
-CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
-"""Those of the other colour."""
+SAME_PARITY = ((-1, -1), (-1, 1), (0, 0), (1, -1), (1, 1))
+"""Blocks of the same parity in the 3x3 around one."""
+OPPOSITE_PARITY = ((-1, 0), (0, -1), (0, 1), (1, 0))
+"""Blocks of the opposite parity."""
 
 _CPU = torch.device("cpu")
 
 
 class BlockOrder:
-    """The blocks of images as rows of matrices, ``[B h w, C]``, those of one colour first.
+    """The blocks of images as rows of matrices, ``[B h w, C]``, even parity first.
 
-    In each colour they are row by row, image after image.
+    Within a parity they are row by row, image after image.
 
     Args:
         B: images.
@@ -30,37 +30,39 @@ class BlockOrder:
 
     Attributes:
         shape: (B, h, w).
-        colours: rows of the matrices that each colour has.
-        images: of each colour, which image a block is of, ``[N]``.
-        own: of each colour, places of the five blocks of that colour around each, among
-            those of that colour; one past the last where there is none, ``[N, 5]``.
-        cross: of each colour, places of the four around each of the *other* colour.
+        parities: rows of the matrices that each parity has.
+        images: for each parity, the image that a block belongs to, ``[N]``.
+        same_parity: for each parity, places of the five blocks of that parity around each
+            of its blocks, among those of that parity; one past the last where there is
+            none, ``[N, 5]``.
+        opposite_parity: for each parity, places of its four blocks around each block of
+            the *other* parity, ``[N, 4]``.
     """
 
     def __init__(self, B: int, h: int, w: int):
         self.shape = B, h, w
         y, x = torch.arange(h, device=_CPU)[:, None], torch.arange(w, device=_CPU)
-        colour = ((y + x) % 2).expand(B, h, w)
+        parity = ((y + x) % 2).expand(B, h, w)
         numbers = torch.arange(B * h * w, device=_CPU).view(B, h, w)
-        places = [numbers[colour == c] for c in (0, 1)]
+        places = [numbers[parity == c] for c in (0, 1)]
         self._order = torch.cat(places)
         self._place = self._order.argsort().view(B, h, w)
         first = len(places[0])
-        self.colours = slice(0, first), slice(first, len(self._order))
+        self.parities = slice(0, first), slice(first, len(self._order))
         self.images = [(numbers // max(h * w, 1)).numpy() for numbers in places]
 
     @functools.cached_property
-    def own(self) -> list[Tensor]:
-        return [self._around(c, c, OWN) for c in (0, 1)]
+    def same_parity(self) -> list[Tensor]:
+        return [self._around(c, c, SAME_PARITY) for c in (0, 1)]
 
     @functools.cached_property
-    def cross(self) -> list[Tensor]:
-        return [self._around(c, 1 - c, CROSS) for c in (0, 1)]
+    def opposite_parity(self) -> list[Tensor]:
+        return [self._around(c, 1 - c, OPPOSITE_PARITY) for c in (0, 1)]
 
     def _around(self, c: int, to: int, taps: Sequence[tuple[int, int]]) -> Tensor:
-        """Places of the blocks of colour c around each of the colour ``to``."""
+        """Return places of the blocks of parity c around each of the parity ``to``."""
         B, h, w = self.shape
-        first, end = self.colours[c].start, self.colours[c].stop
+        first, end = self.parities[c].start, self.parities[c].stop
         padded = torch.full((B, h + 2, w + 2), end - first, device=_CPU)
         here = (self._place >= first) & (self._place < end)
         padded[:, 1:-1, 1:-1][here] = self._place[here] - first

@@ -30,7 +30,7 @@ from ...integer.arithmetic import (
 )
 from ...settings import exact_floats
 from ...threads import parallel_map
-from .pixel_prior import (
+from .pixel_posterior import (
     DEVIATION_BITS,
     INPUT_BITS,
     INPUT_MAX,
@@ -39,7 +39,7 @@ from .pixel_prior import (
     deviations_of,
 )
 
-__all__ = ["LAYERS", "PictureNetwork"]
+__all__ = ["LAYERS", "PictureFilter"]
 
 LAYERS = ((24, 32), (32, 32), (32, 12))
 """Channels in and out of each layer."""
@@ -48,7 +48,7 @@ SUM_BITS = HIDDEN_BITS + WEIGHT_BITS
 HALO = len(LAYERS)  # places around one, of half the resolution, that tell of it
 
 
-class PictureNetwork(IntegerNetwork):
+class PictureFilter(IntegerNetwork):
     """What to add to a picture.
 
     Attributes:
@@ -79,10 +79,10 @@ class PictureNetwork(IntegerNetwork):
         return 1 << (WEIGHT_BITS - 1) if name in ("conv_0_bias", "conv_1_bias") else 0
 
     @torch.no_grad()
-    def forward(self, guess: PixelPosterior) -> np.ndarray:
+    def forward(self, posterior: PixelPosterior) -> np.ndarray:
         """The better picture: positions as of the guess, int32, ``[3, H, W]``."""
-        found = guess.positions.copy()
-        _, H, W = guess.positions.shape
+        found = posterior.mean.copy()
+        _, H, W = posterior.mean.shape
         h, w = -(-H // 2), -(-W // 2)
         x = np.arange(-2 * HALO, 2 * (w + HALO)).clip(0, W - 1)
         shift = SUM_BITS + DEVIATION_BITS - POSITION_BITS
@@ -90,12 +90,12 @@ class PictureNetwork(IntegerNetwork):
 
         def improve(rows: slice) -> None:
             y = np.arange(2 * (rows.start - HALO), 2 * (rows.stop + HALO)).clip(0, H - 1)
-            window = torch.from_numpy(guess.planes[:, y[:, None], x]).float()
+            window = torch.from_numpy(posterior.planes[:, y[:, None], x]).float()
             sums = self._layers(F.pixel_unshuffle(window, 2), weights)
             change = F.pixel_shuffle(sums, 2).to(torch.int64).numpy()
             here = slice(2 * rows.start, min(2 * rows.stop, H))
             change = change[:, : here.stop - here.start, :W]
-            move = change * deviations_of(guess.log_deviations[:, here])
+            move = change * deviations_of(posterior.log_deviation[:, here])
             found[:, here] += rounded_shift(move, shift)
 
         with exact_floats():

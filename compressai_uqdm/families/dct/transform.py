@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = [
     "BLOCK",
+    "N_COEFFICIENTS",
+    "N_COLOURS",
     "COEFFICIENT_BITS",
     "SUBBANDS",
     "POSITION_BITS",
@@ -24,6 +26,10 @@ __all__ = [
 ]
 
 BLOCK = 8
+"""Side of a block, in pixels."""
+
+N_COLOURS, N_COEFFICIENTS = 3, 192
+"""Colours, and coefficients of a block."""
 
 _BANDS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 14))
 """First and last sum of the two frequencies."""

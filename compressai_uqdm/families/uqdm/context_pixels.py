@@ -25,11 +25,10 @@ from torch import Tensor
 
 from ...bitstream.cdf import PRECISION, logistic_cdf
 from ...bitstream.parameter_updates import tables as steps_tables
-from ...bitstream.range_coder import StreamDecoder, StreamEncoder
 from ...bitstream.symbols import RateEstimator, SymbolCoder
 from ...entropy_models import head_adaptation
 from ...entropy_models.coding_order import CODING_ORDER, subset
-from ...entropy_models.tables import TabledEntropyModel
+from ...entropy_models.tables import chunks
 from ...fingerprint import Fingerprint, prefixed
 from ...integer.arithmetic import rounded_shift
 from ...settings import exact_floats
@@ -221,38 +220,36 @@ class ContextPixels(PixelPrior):
         yield from prefixed("context", self.network.fingerprint())
         yield "steps", steps_tables().astype(np.int64)
 
-    def encode_known(
-        self, encoder: StreamEncoder, levels: np.ndarray, known: LevelInterval
-    ) -> None:
-        """Code the levels of one picture, ``[3, H, W]``, into a stream.
+    def code_in_intervals(
+        self,
+        coder: SymbolCoder,
+        levels: np.ndarray | None,
+        intervals: LevelInterval,
+        estimate: Callable[[], np.ndarray],
+    ) -> np.ndarray:
+        """Code the levels of one picture.
+
+        Args:
+            coder: encoder, decoder or rate estimator.
+            levels: 0..255, uint8, ``[3, H, W]``, or None to decode them.
+            intervals: of the levels.
+            estimate: returns levels, of that shape, for values that a truncated bitstream
+                does not hold; they are clipped to the intervals.
 
         Raises:
             ValueError: a level is outside of its interval.
         """
-        if (levels < known.first).any() or (levels > known.last).any():
+        first, last = intervals.first, intervals.last
+        if levels is not None and ((levels < first) | (levels > last)).any():
             raise ValueError("a level is outside of the interval that it must be in")
-        for _ in self._code(encoder, levels, known):
-            pass
-
-    def decode_known(
-        self,
-        decoder: StreamDecoder,
-        known: LevelInterval,
-        estimate: Callable[[], np.ndarray],
-    ) -> np.ndarray:
-        """Inverse of :meth:`encode_known`: levels, uint8.
-
-        Where the stream ends early, levels are the nearest to the estimate that their
-        interval has.
-        """
-        levels = np.zeros(known.low.shape, np.uint8)
-        is_there = np.zeros(levels.shape, bool)
-        for g, x, there in self._code(decoder, None, known):
-            subset(levels, g)[...], subset(is_there, g)[...] = x, there
+        found = np.zeros(first.shape, np.uint8)
+        is_there = np.zeros(found.shape, bool)
+        for g, x, there in self._code(coder, levels, intervals):
+            subset(found, g)[...], subset(is_there, g)[...] = x, there
         if not is_there.all():
-            guess = np.rint(estimate()).astype(np.int64).clip(known.first, known.last)
-            levels = np.where(is_there, levels, guess).astype(np.uint8)
-        return levels
+            nearest = np.rint(estimate()).astype(np.int64).clip(first, last)
+            found = np.where(is_there, found, nearest).astype(np.uint8)
+        return found
 
     def likelihoods(self, levels: np.ndarray, known: LevelInterval) -> np.ndarray:
         """What their tables give to the levels of one picture, ``[3, H, W]``, float64.
@@ -343,7 +340,7 @@ class _Walk:
             out += head_adaptation.head_delta(steps, hidden, SUM_BITS)
             locations = guess + rounded_shift(out[0], per_level)
             indexes = self.tables.indexes(out[1])
-            for at in TabledEntropyModel.chunks(0, len(first), self.tables.size):
+            for at in chunks(0, len(first), self.tables.size):
                 weights = self.tables.weights(
                     locations[at], indexes[at], first[at], last[at]
                 )

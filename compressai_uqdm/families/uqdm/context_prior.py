@@ -24,7 +24,7 @@ from ...bitstream.parameter_updates import tables as steps_tables
 from ...bitstream.symbols import RateEstimator, SymbolCoder
 from ...entropy_models import head_adaptation
 from ...entropy_models.coding_order import CODING_ORDER, subset
-from ...entropy_models.uniform_noise import Correction, UniformNoiseConditional
+from ...entropy_models.uniform_noise import ContextModel, UniformNoiseConditional
 from ...fingerprint import Fingerprint
 from ...integer.arithmetic import (
     HIDDEN_BITS,
@@ -235,8 +235,8 @@ class ContextTables:
         )
 
 
-class ContextCorrection(Correction):
-    """The corrections of one stage of one picture, group after group."""
+class PictureContext(ContextModel):
+    """The context model of one stage of one picture."""
 
     def __init__(self, indexes: np.ndarray, context: ContextPrior, tables: ContextTables):
         super().__init__(indexes)
@@ -249,12 +249,12 @@ class ContextCorrection(Correction):
         self._normalized, self._residuals = inside[:3], inside[3:6]
         inside[6:] = tables.log_scales(indexes)
 
-    def prior(
+    def entropy_parameters(
         self, coder: SymbolCoder, g: int, residual: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         indexes = subset(self.indexes, g)
         if not indexes.size:
-            return super().prior(coder, g, residual)
+            return super().entropy_parameters(coder, g, residual)
         hidden, out = (a.reshape(len(a), -1) for a in self.context(self._inputs, g))
         i, steps = indexes.reshape(-1), None
         if len(i) >= REFITTED_FROM:
@@ -268,7 +268,7 @@ class ContextCorrection(Correction):
         d, i = self.tables.apply(out, i)
         return d.reshape(indexes.shape), i.reshape(indexes.shape)
 
-    def reveal(self, g: int, residual: np.ndarray) -> None:
+    def on_decoded(self, g: int, residual: np.ndarray) -> None:
         indexes = subset(self.indexes, g)
         normalized, as_it_is = self.tables.residuals(residual, indexes)
         subset(self._normalized, g)[...] = normalized
@@ -302,15 +302,17 @@ class ContextConditional(UniformNoiseConditional):
         of_layer = torch.ones_like(scales)
         for b in range(len(outputs)):
             i, r = indexes[b].cpu().numpy(), residuals[b].cpu().numpy()
-            correction, notes = self.correction(i), RateEstimator()
+            context, rate = self.context_model(i), RateEstimator()
             d, i_d, p = np.zeros_like(r), i.copy(), np.ones(r.shape)
             for g in range(len(CODING_ORDER)):
                 r_g = subset(r, g)
                 if not r_g.size:
                     continue
-                subset(d, g)[...], subset(i_d, g)[...] = correction.prior(notes, g, r_g)
-                correction.reveal(g, r_g)
-                subset(p, g)[...] = np.exp(np.log(notes.take()).sum() / r_g.size)
+                subset(d, g)[...], subset(i_d, g)[...] = context.entropy_parameters(
+                    rate, g, r_g
+                )
+                context.on_decoded(g, r_g)
+                subset(p, g)[...] = np.exp(np.log(rate.take()).sum() / r_g.size)
             shifts[b] = torch.from_numpy(d).to(means) / LATTICE
             change = table[torch.from_numpy(i_d).long()] - table[indexes[b].cpu().long()]
             ratios[b] = change.exp().to(scales)
@@ -323,5 +325,5 @@ class ContextConditional(UniformNoiseConditional):
             yield f"context.{name}", weight
         yield "steps", steps_tables().astype(np.int64)
 
-    def correction(self, indexes: np.ndarray) -> ContextCorrection:
-        return ContextCorrection(indexes, self.context, ContextTables(self.scale_table))
+    def context_model(self, indexes: np.ndarray) -> PictureContext:
+        return PictureContext(indexes, self.context, ContextTables(self.scale_table))

@@ -100,8 +100,9 @@ class DiffusionModel(ProgressiveModel[Latent]):
         """Whether strings decode with other kernels: in float64, after ``double()``."""
         return self.denoiser.portable
 
-    def is_guarded(self, stages: int) -> bool:
-        return self.portable and stages < self.latent_stages
+    @property
+    def guarded(self) -> tuple[bool, ...]:
+        return (self.portable,) * self.latent_stages + (False,)
 
     def passes(self, stages: int, picture: bool = False) -> int:
         coded = min(stages, self.latent_stages)
@@ -121,8 +122,14 @@ class DiffusionModel(ProgressiveModel[Latent]):
         )
 
     def predict(self, z_t: Tensor, step: Step) -> Prediction:
-        """What the network says at z_t, ``[B, 3, H, W]``."""
+        """Run the network at z_t, ``[B, 3, H, W]``."""
         return predict(self.denoiser, z_t, step)
+
+    def estimate_pixels(self, latent: Latent, levels: Tensor) -> tuple[Tensor, Latent]:
+        """Estimate the last stage, as of :meth:`estimate_stage`."""
+        step = latent.schedule.step(latent.stages - 1)
+        likelihoods = self.pixel_prior(levels, latent.z, step, latent.sent)
+        return likelihoods, latent.exact(levels)
 
     # ---- reconstructions ----
 

@@ -14,7 +14,7 @@ import torch
 
 from torch import Tensor
 
-from ...bitstream.range_coder import StreamDecoder, StreamEncoder
+from ...bitstream.symbols import SymbolCoder
 from ...fingerprint import Fingerprint
 from ...integer.arithmetic import rounded_shift
 from ...quantization.lattice import FRACTION_BITS, LATTICE, LatticePoints
@@ -125,7 +125,7 @@ class IntervalPixels(ContextPixels):
         yield "position", self.coefficients.cpu().numpy()
         yield from super().fingerprint()
 
-    def known(self, sent: QuantizedLatents) -> LevelInterval:
+    def intervals(self, sent: QuantizedLatents) -> LevelInterval:
         """What latents tell of the pixels of one picture.
 
         Raises:
@@ -155,19 +155,15 @@ class IntervalPixels(ContextPixels):
             raise ValueError("the context prior of pixels needs latents on a lattice")
         found = torch.empty(levels.shape, dtype=z.dtype, device=z.device)
         for b in range(len(levels)):
-            p = self.likelihoods(levels[b].cpu().numpy(), self.known(sent.picture(b)))
+            p = self.likelihoods(levels[b].cpu().numpy(), self.intervals(sent.picture(b)))
             found[b] = torch.from_numpy(p)
         return self.likelihood_lower_bound(found)
 
-    def encode(
-        self, encoder: StreamEncoder, levels: np.ndarray, sent: QuantizedLatents
-    ) -> None:
-        self.encode_known(encoder, levels, self.known(sent))
-
-    def decode(
+    def code(
         self,
-        decoder: StreamDecoder,
+        coder: SymbolCoder,
+        levels: np.ndarray | None,
         sent: QuantizedLatents,
         estimate: Callable[[], np.ndarray],
     ) -> np.ndarray:
-        return self.decode_known(decoder, self.known(sent), estimate)
+        return self.code_in_intervals(coder, levels, self.intervals(sent), estimate)

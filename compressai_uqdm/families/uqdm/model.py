@@ -15,9 +15,9 @@ from torch import Tensor
 from ...entropy_models.uniform_noise import UniformNoiseConditional
 from ...fingerprint import Fingerprint, prefixed
 from ...models.checkpoint import Weights, loading
-from ...models.coders import Coder
+from ...models.coding import PictureCoder
 from ...quantization.dither import dither, uniform
-from ...quantization.lattice import least_bytes
+from ...quantization.lattice import from_lattice, least_bytes
 from ...settings import exact_floats
 from .bound import bound, fresh_noise
 from .components import LATENT_PRIORS
@@ -31,6 +31,10 @@ from .interval_pixels import IntervalPixels
 from .latent import Latent
 
 __all__ = ["UQDM"]
+
+TRUNCATED_NOISE = 0.75
+"""Share of their dither that missing values of a truncated first stage get. Without noise,
+the network, which is used to much of it, sees structure there (measured)."""
 
 
 @register_model("uqdm")
@@ -90,12 +94,51 @@ class UQDM(DiffusionModel):
         return least_bytes(3 * size[0] * size[1])
 
     @exact_floats()
-    def code_stage(self, latent: Latent, coder: Coder) -> Latent:
-        """One stage on: the denoiser, the prior, the symbols, the next latent."""
+    def code_stage(self, latent: Latent, coder: PictureCoder) -> Latent:
+        """Code one stage: run the denoiser, code with the prior, make the next latent."""
         if latent.stages == self.latent_stages:
-            return latent.exact(coder.pixels(self.pixel_prior, latent))
+            return self._code_pixels(latent, coder)
+        prior, p = self.latent_priors[latent.stages], latent.prediction
         u = dither(coder.seed, latent.stages, coder.shape[1:])
-        return latent.next(*coder.latents(self.latent_priors[latent.stages], latent, u), u)
+        indexes = prior.build_indexes(p.scales[0], coder.rounding)
+        M = prior.locate(p.means[0], u, coder.rounding)
+        y = None
+        if coder.levels is not None:
+            # in double precision whatever the network has, so that latents are within half
+            # their noise's width of the image, as the last stage takes for granted
+            y = latent.mean(levels_to_x(coder.levels, torch.float64))[0]
+        noise = TRUNCATED_NOISE if latent.stages == 0 else 0.0
+        Z = prior.code(coder.symbols, y, indexes, M, u, noise)[None]
+        coder.end_stage(Z.cpu().numpy())
+        return latent.next(Z, M[None], prior.scale_table[indexes.long()][None], u)
+
+    def _code_pixels(self, latent: Latent, coder: PictureCoder) -> Latent:
+        """Code the last stage, the pixels."""
+        assert latent.sent is not None
+        levels = None
+        if coder.levels is not None:
+            levels = coder.levels[0].cpu().numpy().astype(np.uint8)
+        found = self.pixel_prior.code(
+            coder.symbols, levels, latent.sent, lambda: latent.estimate[0].cpu().numpy()
+        )[None]
+        coder.end_stage(found)
+        return latent.exact(torch.from_numpy(found).to(latent.z.device))
+
+    @exact_floats()
+    def estimate_stage(
+        self, latent: Latent, levels: Tensor, seed: int
+    ) -> tuple[Tensor, Latent]:
+        if latent.stages == self.latent_stages:
+            return self.estimate_pixels(latent, levels)
+        prior, p = self.latent_priors[latent.stages], latent.prediction
+        u = dither(seed, latent.stages, levels.shape[1:])
+        y = latent.mean(levels_to_x(levels, torch.float64))
+        Z, M = prior.quantize_universally(y, p.means, u), prior.locate(p.means, u)
+        z = from_lattice(Z, u, p.means.dtype)
+        likelihoods, scales = prior.likelihoods(z, p.scales, p.means), p.scales
+        if prior.has_tables:
+            scales = prior.scale_table[prior.build_indexes(scales).long()]
+        return likelihoods, latent.next(Z, M, scales, u)
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
         """The bound on the exact image, and the image after ``quality`` stages."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from torch import Tensor
 
-from ...bitstream.range_coder import StreamDecoder, StreamEncoder
+from ...bitstream.symbols import SymbolCoder
 from ...entropy_models.tables import TabledEntropyModel
 from .diffusion import Step
 from .latent import QuantizedLatents
@@ -54,30 +54,23 @@ class PixelPrior(TabledEntropyModel):
         """
         raise NotImplementedError
 
-    def encode(
-        self, encoder: StreamEncoder, levels: np.ndarray, sent: QuantizedLatents
-    ) -> None:
-        """Code the levels of one picture into a stream.
-
-        Args:
-            encoder: the stream.
-            levels: integers 0..255, ``[3, H, W]``.
-            sent: what was sent of it.
-        """
-        raise NotImplementedError
-
-    def decode(
+    def code(
         self,
-        decoder: StreamDecoder,
+        coder: SymbolCoder,
+        levels: np.ndarray | None,
         sent: QuantizedLatents,
         estimate: Callable[[], np.ndarray],
     ) -> np.ndarray:
-        """Inverse of :meth:`encode`: levels, uint8, ``[3, H, W]``.
+        """Code the levels of one picture.
 
         Args:
-            decoder: the stream.
-            sent: what was sent of the picture.
-            estimate: gives levels, of that shape, that a prior may take where the
-                stream ends early; it runs the network.
+            coder: encoder, decoder or rate estimator.
+            levels: 0..255, uint8, ``[3, H, W]``, or None to decode them.
+            sent: the coded latents of the picture.
+            estimate: returns the denoised image, in levels, which a prior may take where
+                the bitstream is truncated; it runs the network.
+
+        Returns:
+            the levels, uint8.
         """
         raise NotImplementedError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...bitstream.cdf import exp, quantize_cdf, symbol_weights
-from ...bitstream.range_coder import StreamDecoder, StreamEncoder
 from ...bitstream.symbols import SymbolCoder
+from ...entropy_models.tables import chunks
 from ...quantization.lattice import FRACTION_BITS, LATTICE, LatticePoints
 from .diffusion import Step, sharpness, x_to_levels
 from .latent import QuantizedLatents
@@ -92,19 +92,14 @@ class PixelConditional(PixelPrior):
         self._set_tables(cdf, length, first, self._offset.device)
         return True
 
-    def encode(
-        self, encoder: StreamEncoder, levels: np.ndarray, sent: QuantizedLatents
-    ) -> None:
-        positions = self.locate(sent.points[-1], sent.step)[0]
-        self.code_at(encoder, levels, positions)
-
-    def decode(
+    def code(
         self,
-        decoder: StreamDecoder,
+        coder: SymbolCoder,
+        levels: np.ndarray | None,
         sent: QuantizedLatents,
         estimate: Callable[[], np.ndarray],
     ) -> np.ndarray:
-        return self.code_at(decoder, None, self.locate(sent.points[-1], sent.step)[0])
+        return self.code_at(coder, levels, self.locate(sent.points[-1], sent.step)[0])
 
     def code_at(
         self, coder: SymbolCoder, levels: np.ndarray | None, positions: np.ndarray
@@ -122,7 +117,7 @@ class PixelConditional(PixelPrior):
         shape, positions = positions.shape, positions.reshape(-1)
         target = None if levels is None else levels.reshape(-1).astype(np.int32)
         found, R = np.zeros(len(positions), np.uint8), self._half_width()
-        for chunk in self.chunks(0, len(found), 2 * R + 3):
+        for chunk in chunks(0, len(found), 2 * R + 3):
             nearest, weights, flip = self._tables(positions[chunk])
             d = None
             if target is not None:
@@ -144,10 +139,10 @@ class PixelConditional(PixelPrior):
 
     def _tables(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         R = self._half_width()
-        if R not in self._weights:
+        if "weights" not in self._derived:
             cdf = self._quantized_cdf.cpu().numpy()
             w = symbol_weights(np.pad(cdf, ((0, 0), (1, 0))))
-            self._weights[R] = w.reshape(R + 1, BINS, 2 * R + 3)
+            self._derived["weights"] = w.reshape(R + 1, BINS, 2 * R + 3)
         half, one = 1 << (POSITION_BITS - 1), 1 << POSITION_BITS
         nearest = ((positions + half) >> POSITION_BITS).clip(0, LEVELS - 1)
         offset = (positions - nearest * one).clip(-half, half - 1)
@@ -156,7 +151,7 @@ class PixelConditional(PixelPrior):
         flip = np.where(nearest > LEVELS // 2, -1, 1).astype(np.int32)
         bins = np.where(flip > 0, bins, BINS - 1 - bins)
         distance = np.minimum(nearest, LEVELS - 1 - nearest).clip(0, R)
-        return nearest.astype(np.int32), self._weights[R][distance, bins], flip
+        return nearest.astype(np.int32), self._derived["weights"][distance, bins], flip
 
 
 def _reach(kappa: float, nats: float) -> int:

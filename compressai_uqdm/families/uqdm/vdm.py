@@ -8,7 +8,6 @@ import torch
 from compressai.registry import register_model
 from torch import Tensor
 
-from ...models.coders import Coder, Estimator
 from ...quantization.dither import gaussian_noise, uniform
 from ...settings import exact_floats
 from .config import GAUSSIAN, UQDMConfig
@@ -90,15 +89,15 @@ class VDM(DiffusionModel):
         self.latent_conditional = GaussianNoiseConditional()
 
     @exact_floats()
-    def code_stage(self, latent: Latent, coder: Coder) -> Latent:
-        assert isinstance(coder, Estimator)  # no other is ever made
+    def estimate_stage(
+        self, latent: Latent, levels: Tensor, seed: int
+    ) -> tuple[Tensor, Latent]:
         if latent.stages == self.config.n_timesteps:
-            return latent.exact(coder.pixels(self.pixel_prior, latent))
-        p = latent.prediction
-        noise = gaussian_noise(coder.seed, latent.stages, coder.shape[1:]).to(coder.x)
-        y, likelihoods = self.latent_conditional(latent.mean(coder.x), p.means, noise)
-        coder.likelihoods[f"stage_{latent.stages + 1}"] = likelihoods
-        return latent.at(latent.step.delta * y)
+            return self.estimate_pixels(latent, levels)
+        x, p = levels_to_x(levels, self.dtype), latent.prediction
+        noise = gaussian_noise(seed, latent.stages, levels.shape[1:]).to(x)
+        y, likelihoods = self.latent_conditional(latent.mean(x), p.means, noise)
+        return likelihoods, latent.at(latent.step.delta * y)
 
     def bound(self, levels: Tensor) -> dict[str, Any]:
         x = levels_to_x(levels, torch.float64)
