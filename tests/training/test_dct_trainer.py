@@ -294,7 +294,7 @@ def test_crops_are_of_the_photographs_and_rather_detailed() -> None:
         (("--warm-learning-rate", 0), "--warm-learning-rate must be more than 0"),
         (
             ("--quantization-steps", 48, 7),
-            "each a multiple of the next, of at most 256 times, got (48, 7)",
+            "each a multiple of the next and at most 256 times it, got (48, 7)",
         ),
         (("--quantization-steps", 48), "dead_zones must be as many as quantization_steps"),
         (("--crop-size", 72), "no images of at least 72 x 72 pixels"),
