@@ -30,7 +30,7 @@ def parse_args(argv: list[str]) -> UQDMSettings:
 
 
 def main(argv: list[str]) -> None:
-    """Train as a command line says: see :func:`.run_command`."""
+    """Run the command: see :func:`.run_command`."""
     run_command(parse_args, _train, argv)
 
 

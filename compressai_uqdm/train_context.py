@@ -23,12 +23,12 @@ def parse_args(argv: list[str]) -> ContextSettings:
 
 
 def main(argv: list[str]) -> None:
-    """Train as a command line says: see :func:`.run_command`."""
+    """Run the command: see :func:`.run_command`."""
     run_command(parse_args, _train, argv)
 
 
 def _train(settings: ContextSettings) -> int:
-    from .training.fitting import train  # imports what takes seconds
+    from .training.context_run import train  # imports what takes seconds
 
     return train(settings)
 

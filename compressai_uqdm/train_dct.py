@@ -33,12 +33,12 @@ def parse_args(argv: list[str]) -> "DCTSettings":
 
 
 def main(argv: list[str]) -> None:
-    """Train as a command line says: see :func:`.run_command`."""
+    """Run the command: see :func:`.run_command`."""
     run_command(parse_args, _train, argv)
 
 
 def _train(settings: "DCTSettings") -> int:
-    from .training.dct import train
+    from .training.dct_run import train
 
     return train(settings)
 

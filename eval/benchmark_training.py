@@ -97,7 +97,7 @@ class Stopwatch:
             self.bare.append(time.perf_counter() - now)
         self.since = time.perf_counter()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         pass
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ PACKAGES = ("simple_parsing", "accelerate", "tensorboard")
 def run_command(
     parse_args: Callable[[list[str]], S], train: Callable[[S], int], argv: list[str]
 ) -> None:
-    """Train as a command line says; an error is one line and an exit status.
+    """Run a trainer's command; an error is one line and an exit status.
 
     Args:
         parse_args: makes settings of the words of a command line.
@@ -27,7 +27,7 @@ def run_command(
         SystemExit: with a message; or, where a signal ended the run, with 128 and its
             number, as of a program that does not handle it.
     """
-    with stopped_at_once("the same command goes on from the last checkpoint, if any"):
+    with stopped_at_once("the same command resumes the last checkpoint, if any"):
         _import(PACKAGES[:1])
         settings = parse_args(argv)
         from .. import libraries  # noqa: F401  # before what imports PyTorch too

@@ -1,4 +1,4 @@
-"""Training of a CosineUQDM: its networks one after another, the pixels, picture filters.
+"""The phases of a CosineUQDM: its networks one after another, the pixels, picture filters.
 
 A network learns the stages that use it after the stages before them, which are frozen by
 then: they decide which coefficients are coded already, and in which intervals these lie.
@@ -6,10 +6,8 @@ The loss is the bits of all coefficients of its stages. Uncoded coefficients cou
 otherwise the dead zone is never learned. Dead zones vary, so that others work as well.
 """
 
-import functools
 import itertools
 import math
-import sys
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,92 +18,22 @@ import torch.nn as nn
 
 from torch import Tensor
 
-from ..families.dct.coefficient_prior import CoefficientPrior
 from ..families.dct.config import CosineConfig
 from ..families.dct.model import CosineUQDM
-from ..families.dct.transform import forward_dct
 from .augmentation import vary
 from .average import WeightAverage
-from .checkpoints import check_output
 from .cosine_pixels import FloatWindows, crops_of, pixel_crops
-from .data import draw_crops, example_key, read_photographs
+from .data import draw_crops, example_key
 from .dct_settings import DCTSettings
-from .phase import Phase, Schedule
+from .phase import Phase
 from .picture import FloatPicture
-from .processes import single_process
-from .run import Run
 
-__all__ = ["DCTPhase", "PicturePhase", "PixelPhase", "StagePhase", "train"]
+__all__ = ["DCTPhase", "PicturePhase", "PixelPhase", "StagePhase"]
 
-LAST_RATE = 0.01
-"""Share of the peak that the learning rate ends at."""
 EMA_DECAY = 0.998
-SPREAD_CROPS = 200
-MEAN_SHARE = 0.4
-"""Share of the standard deviation of DC coefficients: neighbours predict the rest."""
 TEST_BATCH = 8
 DEAD_ZONE_FACTORS = (0.65, 1.3)
 """Range of the random factors of a stage's dead zone."""
-
-
-def train(settings: DCTSettings) -> int:
-    """Train a CosineUQDM, or resume its training, and write its weights.
-
-    Returns:
-        the number of the signal that stopped it, or 0.
-
-    Raises:
-        FloatingPointError: the loss is not finite, or weights became too large.
-        OSError: a file cannot be read or written.
-        ValueError: photographs or weights do not fit, or there is another run's checkpoint
-            beside the output.
-    """
-    check_output(settings.output.parent)
-    accelerator = single_process()
-    size, factors = settings.crop_size, settings.factors
-    photographs = read_photographs(settings.photographs, "train", size, factors)
-    tests: Tensor | None = None
-    if settings.test:
-        held_out = read_photographs(settings.test, "test", size, factors)
-        rng = np.random.default_rng(settings.seed + 1)
-        tests = draw_crops(held_out, settings.test_crops, size, rng, 1)
-    net = _initial_model(settings, photographs)
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"number of photographs, by factor": str(len(photographs))}
-    run = Run(settings, facts, _phases(net, settings, photographs, tests), accelerator)
-    stopped = run.train()
-    if not stopped:
-        net.save_integers(settings.output)
-        size = settings.output.stat().st_size
-        print(f"{settings.output}: {size:,} bytes", file=sys.stderr)
-    return stopped
-
-
-def _phases(
-    net: CosineUQDM,
-    settings: DCTSettings,
-    photographs: list[np.ndarray],
-    tests: Tensor | None,
-) -> list[Callable[[], Phase]]:
-    """Return what makes each phase: all weights of the others are frozen."""
-    n_networks = len(net.latent_priors)
-
-    def make(index: int) -> Phase:
-        net.requires_grad_(False)
-        is_warm = 0 < index < n_networks or settings.initial is not None
-        phase: DCTPhase
-        if index < n_networks:
-            if index and not settings.initial:
-                _copy(net.latent_priors[index - 1], net.latent_priors[index])
-            phase = StagePhase(net, index)
-        else:
-            phase = PixelPhase(net) if index == n_networks else PicturePhase(net)
-        peak = settings.warm_learning_rate if is_warm else settings.learning_rate
-        phase.schedule = Schedule(peak, settings.warmup, LAST_RATE)
-        phase.prepare(settings, index, photographs, tests)
-        return phase
-
-    return [functools.partial(make, index) for index in range(n_networks + 2)]
 
 
 class DCTPhase(Phase):
@@ -200,7 +128,7 @@ class StagePhase(DCTPhase):
         for stage in self.stages:
             dead_zones[stage] *= rng.uniform(*DEAD_ZONE_FACTORS)
         stages = self.net.training_likelihoods(levels, dead_zones)
-        # later stages are not asked for
+        # stages after the last of the network are not computed
         bits = [-p.log2().sum() for p, _ in itertools.islice(stages, self.stages[-1] + 1)]
         return torch.stack([bits[i] for i in self.stages]).sum() / levels[:, 0].numel()
 
@@ -260,7 +188,7 @@ class PixelPhase(DCTPhase):
 class PicturePhase(DCTPhase):
     """The networks of the pictures of all stages."""
 
-    title, unit = "pictures", "of the error"
+    title, unit = "picture filters", "of the squared error"
 
     def __init__(self, net: CosineUQDM):
         self.net = net
@@ -314,49 +242,3 @@ def _title(config: CosineConfig, network: int) -> str:
 
 def _psnr(mse: float) -> float:
     return 10 * math.log10(255**2 / max(mse, 1e-9))
-
-
-# ---- the model ----
-
-
-def _spread(photographs: list[np.ndarray], size: int, seed: int) -> Tensor:
-    """Return standard deviations of coefficients, ``[192]``; of DC, of the residual."""
-    crops = draw_crops(photographs, SPREAD_CROPS, size, np.random.default_rng(seed))
-    deviation = forward_dct(crops).std((0, 2, 3)).clamp(min=0.1)  # grey ones have no colour
-    deviation[:3] *= MEAN_SHARE
-    return deviation.float()
-
-
-@torch.no_grad()
-def _copy(trained: CoefficientPrior, prior: CoefficientPrior) -> None:
-    """Start a network from another. Weights do not depend on the trained step."""
-    prior.layers.load_state_dict(trained.layers.state_dict())
-    prior.dc_predictor.copy_(trained.dc_predictor)
-    prior.coefficient_std.copy_(trained.coefficient_std)
-
-
-def _initial_model(settings: DCTSettings, photographs: list[np.ndarray]) -> CosineUQDM:
-    torch.manual_seed(settings.seed)
-    net = CosineUQDM(settings.model())
-    if settings.initial:
-        trained = CosineUQDM.from_checkpoint(settings.initial)
-        if trained.config.hidden != settings.hidden:
-            raise ValueError(
-                f"--hidden must be {trained.config.hidden}, as in {settings.initial}, got "
-                f"{settings.hidden}"
-            )
-        for prior in net.latent_priors:
-            ratios = [
-                abs(math.log(t.trained_step / prior.trained_step))
-                for t in trained.latent_priors
-            ]
-            _copy(trained.latent_priors[int(np.argmin(ratios))], prior)
-        net.pixel_prior.network.load_state_dict(trained.pixel_prior.network.state_dict())
-        if trained.config.quantization_steps == net.config.quantization_steps:
-            net.picture_filters.load_state_dict(trained.picture_filters.state_dict())  # type: ignore[attr-defined]
-    else:
-        spread = _spread(photographs, settings.crop_size, settings.seed)
-        for prior in net.latent_priors:
-            prior.coefficient_std.copy_(spread)
-    net.update()
-    return net

@@ -90,7 +90,7 @@ class Phase:
 
         Args:
             average: average of the weights.
-            stopped: asked now and then, by all processes together.
+            stopped: returns whether a signal came; all processes call it together.
 
         Returns:
             what is measured, by name; None if it was stopped.

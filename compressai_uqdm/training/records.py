@@ -71,7 +71,7 @@ class Records:
         files: the run's files.
         phase: title of the phase, where the run has several: then each line names its
             phase, and TensorBoard shows each phase by itself.
-        step: the step that the run goes on from. Records of later steps of this phase,
+        step: the step that the run resumes at. Records of later steps of this phase,
             which a killed run wrote, are dropped.
     """
 

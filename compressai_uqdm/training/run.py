@@ -74,7 +74,7 @@ class Run:
         self.test_is_due = self.phase.has_tests and self.phase.is_tested_first
 
     def _resume(self, found: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the run from a checkpoint."""
         try:
             index = int(found.get("phase", 0))
             if not 0 <= index <= len(self.phases):
@@ -92,7 +92,7 @@ class Run:
         ) as error:
             reason = f"{error}" if isinstance(error, ValueError) else f"{error!r}"
             raise ValueError(
-                f"cannot go on from {self.files.checkpoint} ({reason}): it is none of this "
+                f"cannot resume {self.files.checkpoint} ({reason}): it is none of this "
                 "trainer's, or damaged. Give another output"
             ) from error
 
@@ -137,11 +137,11 @@ class Run:
         self.records = Records(self.files, title, self.step) if is_main else None
         bar = StepBar(self.step, phase.steps, is_main, phase.unit)
         if several:
-            bar.say(f"{self.index + 1} of {len(self.phases)}: {phase.title}")
+            bar.write(f"{self.index + 1} of {len(self.phases)}: {phase.title}")
         if self.step:
-            bar.say(f"resuming {self.files.checkpoint} at step {self.step}")
+            bar.write(f"resuming {self.files.checkpoint} at step {self.step}")
         if self.step >= phase.steps and phase.is_extendable:
-            bar.say("all steps are done: for more, give a larger --steps")
+            bar.write("all steps are done: for more, give a larger --steps")
         if self.test_is_due:
             self._test(bar)
             self._save()
@@ -168,9 +168,9 @@ class Run:
         bar.close()
         if stopped:
             of = f" of {phase.title}" if several else ""
-            bar.say(
+            bar.write(
                 f"stopped at step {self.step} of {phase.steps}{of}, which is in "
-                f"{self.files.checkpoint}: the same command goes on from there"
+                f"{self.files.checkpoint}: the same command resumes it"
             )
         if self.step >= phase.steps and not (phase.is_extendable or self.test_is_due):
             self._finish_phase()
@@ -239,7 +239,7 @@ class Run:
             measured = {f"test_{name}": value for name, value in values.items()}
             self.records.write(self.step, measured)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        bar.say(f"measured after step {self.step}: {shown}")
+        bar.write(f"measured after step {self.step}: {shown}")
 
     def _save(self) -> None:
         """Write a checkpoint. All processes must come together."""

@@ -1,4 +1,4 @@
-"""Settings of the trainers: dataclasses, of which command lines are made.
+"""Settings of the trainers: dataclasses, from which command lines are made.
 
 A field is an option, with the dataclass's documentation of it as help. Options are written
 nowhere else.
@@ -95,12 +95,12 @@ class Settings:
     checkpoint_minutes: float = option(10.0, changeable=True)
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            value, least = getattr(self, known.name), _LEAST.get(known.name, 1)
-            name = f"--{known.name.replace('_', '-')}"
-            if known.type is int and value < least:
+        for setting in fields(self):
+            value, least = getattr(self, setting.name), _LEAST.get(setting.name, 1)
+            name = f"--{setting.name.replace('_', '-')}"
+            if setting.type is int and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-            if known.type is float and not value > 0:
+            if setting.type is float and not value > 0:
                 raise ValueError(f"{name} must be more than 0, got {value}")
 
     @property
@@ -110,7 +110,9 @@ class Settings:
 
     def identity(self) -> dict[str, str]:
         """Return the settings that the numbers of a run depend on, as text, by name."""
-        kept = [known.name for known in fields(self) if not known.metadata["changeable"]]
+        kept = [
+            setting.name for setting in fields(self) if not setting.metadata["changeable"]
+        ]
         return {name: str(getattr(self, name)) for name in kept}
 
 
@@ -252,7 +254,7 @@ def parse(settings: type[S], argv: list[str], prog: str, description: str) -> S:
 
     class Parser(ArgumentParser):
         def add_argument_group(self, title: Any = None, *args: Any, **kwargs: Any) -> Any:
-            if "['settings']" in (title or ""):  # the name of a class says nothing to users
+            if "['settings']" in (title or ""):  # users need no class name
                 return super().add_argument_group("settings")
             return super().add_argument_group(title, *args, **kwargs)
 

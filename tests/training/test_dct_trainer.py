@@ -81,7 +81,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
     found = records(work / "whole.npz")
-    names = [STEP_48, STEP_8, "pixels", "pictures"]
+    names = [STEP_48, STEP_8, "pixels", "picture filters"]
     assert list(dict.fromkeys(record["phase"] for record in found)) == names
     # the second one starts from the first, and has less to learn
     for phase, share in ((STEP_48, 0.9), (STEP_8, 0.95)):
@@ -164,21 +164,21 @@ def test_an_interruption_while_it_measures(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the first step of a stage: what was measured is not measured again."""
-    said, say = 0, StepBar.say
+    written, write = 0, StepBar.write
 
-    def say_and_stop(self: StepBar, text: str) -> None:
-        nonlocal said
-        say(self, text)
+    def write_and_stop(self: StepBar, text: str) -> None:
+        nonlocal written
+        write(self, text)
         if "measured after step 0:" in text:
-            said += 1
+            written += 1
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(StepBar, "say", say_and_stop)
+    monkeypatch.setattr(StepBar, "write", write_and_stop)
     for _ in (1, 2, 3, 4):
         with pytest.raises(SystemExit):
             train(work, "measured.npz")
     found = train(work, "measured.npz")
-    assert said == 4
+    assert written == 4
     assert found == records(work / "whole.npz")
 
 

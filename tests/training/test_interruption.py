@@ -79,7 +79,7 @@ def test_ctrl_c_on_a_terminal(work: Path) -> None:
     child.sendintr()
     child.expect("stopping after this step; Ctrl-C again: at once")
     child.expect(
-        r"stopped at step (\d+) of 40, which is in (\S+): the same command goes on"
+        r"stopped at step (\d+) of 40, which is in (\S+): the same command resumes"
     )
     step = int(child.match[1])
     assert child.match[2] == str(work / "pressed/checkpoint.pt")
@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_does_not_wait(work: Path) -> None:
     child.expect("stopping after this step")
     time.sleep(1.2)  # closer together they could be one, sent on by a launcher
     child.sendintr()
-    child.expect("stopped at once: the same command goes on from the last checkpoint")
+    child.expect("stopped at once: the same command resumes the last checkpoint")
     status, rest = read_to_the_end(child)
     assert status == 128 + signal.SIGINT and "Traceback" not in rest
     assert not (work / "in a hurry/checkpoint.pt").exists()

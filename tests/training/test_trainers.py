@@ -245,7 +245,7 @@ def test_damaged_checkpoints(trainer: str, work: Path) -> None:
             train_on(trainer, "photographs", output)
             continue
         line = refused(trainer, "photographs", output)
-        assert f"cannot go on from {name}" in line, change
+        assert f"cannot resume {name}" in line, change
         assert file.read_bytes() == before
     if trainer == "train":  # records of a run that was killed, or whose disk was damaged
         file.write_bytes(whole)
@@ -296,7 +296,7 @@ def test_context_training_resumes(work: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_full_disk(trainer: str, work: Path) -> None:
-    """The checkpoint before stays, and the run goes on from it."""
+    """The checkpoint before stays, and the same command resumes the run."""
     name = CHECKPOINTS[trainer]
     more = ["--steps", "4"] if trainer == "train" else ["--checkpoint-every", "1"]
     done = start(trainer)

@@ -1,4 +1,4 @@
-"""The trainer: what a run depends on, what it leaves behind, how it goes on."""
+"""The trainer of a UQDM: what a run depends on, what it writes, how it resumes."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_records_do_not_tell_of_interruptions(work: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(work: Path, python: str) -> None:
-    """The same losses as one, and one goes on where two left off."""
+    """The same losses as one process, which resumes what two began."""
     options = ("--steps", 20, "--checkpoint-every", 20)
     run(command(work, "two", *options), processes=2)
     found, expected = losses(work / "two"), losses(work / "reference")
@@ -354,10 +354,10 @@ def test_checkpoints_that_are_none(work: Path, tmp_path: Path) -> None:
         (whole[:-1000], "is not a checkpoint that can be read"),
         (b"", "is not a checkpoint that can be read"),
         ([1, 2], "holds no state dict"),
-        (state, "cannot go on from .*none of this trainer's.*another output"),
-        ({"state_dict": foreign}, "cannot go on from .*none of this trainer's"),
-        ({"state_dict": other}, "cannot go on from .*another model: .*norm_groups=4"),
-        ({"state_dict": state, "raw_state_dict": foreign}, "cannot go on from"),
+        (state, "cannot resume .*none of this trainer's.*another output"),
+        ({"state_dict": foreign}, "cannot resume .*none of this trainer's"),
+        ({"state_dict": other}, "cannot resume .*another model: .*norm_groups=4"),
+        ({"state_dict": state, "raw_state_dict": foreign}, "cannot resume"),
     ):
         if isinstance(content, bytes):
             file.write_bytes(content)
