@@ -135,6 +135,7 @@ class Run:
         several = len(self.phases) > 1
         title = phase.title if several else None
         self.records = Records(self.files, title, self.step) if is_main else None
+        stopped = self._stopped()  # a signal after the bar is shown waits for a step
         bar = StepBar(self.step, phase.steps, is_main, phase.unit)
         if several:
             bar.write(f"{self.index + 1} of {len(self.phases)}: {phase.title}")
@@ -145,7 +146,8 @@ class Run:
         if self.test_is_due:
             self._test(bar)
             self._save()
-        stopped, saved, since = self._stopped(), time.monotonic(), time.perf_counter()
+            stopped = self._stopped()
+        saved, since = time.monotonic(), time.perf_counter()
         for values, norm in () if stopped else self._steps():
             seconds = time.perf_counter() - since
             self.means.add(torch.stack([*values.values()]), seconds)
