@@ -11,14 +11,18 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from accelerate import Accelerator
 from compressai.zoo import image_models
 
 from compressai_uqdm.bitstream.symbols import RateEstimator
@@ -29,11 +33,14 @@ from compressai_uqdm.families.uqdm.context_prior import ContextConditional
 from compressai_uqdm.quantization.lattice import LATTICE
 from compressai_uqdm.training.context import (
     ContextLoss,
+    ContextPhase,
     StageData,
     collect,
-    fit,
-    read_crops,
 )
+from compressai_uqdm.training.data import read_crops
+from compressai_uqdm.training.phase import Phase
+from compressai_uqdm.training.run import Run
+from compressai_uqdm.training.settings import ContextSettings
 
 
 def whole(prior: UniformNoiseConditional) -> ContextLoss:
@@ -61,6 +68,19 @@ def as_learned() -> AbstractContextManager[object]:
     return patch(
         f"{module}.adapt_head", lambda hidden, *_: np.zeros((2, len(hidden) + 1), int)
     )
+
+
+def run_phase(make: Callable[[ContextSettings], Phase], **settings: Any) -> None:
+    """Run one phase of training, with its files in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = ContextSettings("", Path(), Path(folder) / "context.npz", **settings)
+        Run(given, {}, [lambda: make(given)], Accelerator()).train()
+
+
+def fit(context: ContextLoss, data: StageData, steps: int, name: str) -> None:
+    """Fit a context network."""
+    networks = torch.nn.ModuleList([context])
+    run_phase(lambda given: ContextPhase(name, context, data, given, steps, networks))
 
 
 def bits_of(prior: UniformNoiseConditional, v: torch.Tensor, scales: torch.Tensor) -> float:
@@ -116,7 +136,7 @@ def main(argv: list[str]) -> None:
         for name, make in variants.items():
             torch.manual_seed(0)
             context = make(prior)
-            fit(context, train, args.steps, 16, 1e-2, f"stage {stage + 1}, {name}")
+            fit(context, train, args.steps, f"stage {stage + 1}, {name}")
             with torch.no_grad():
                 bits = [context(r[None], s[None]).sum() for r, s in zip(*test)]
             table[name].append(sum(bits).item() / pixels)

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from ablate_context import as_learned
+from ablate_context import as_learned, run_phase
 from compressai.zoo import image_models
 from torch import Tensor
 
@@ -37,12 +37,12 @@ from compressai_uqdm.families.uqdm.interval_pixels import (
 from compressai_uqdm.families.uqdm.model import UQDM
 from compressai_uqdm.families.uqdm.pixel_network import PixelNetwork, channel_of
 from compressai_uqdm.levels import image_to_levels
-from compressai_uqdm.training.context import read_crops
+from compressai_uqdm.training.data import read_crops
 from compressai_uqdm.training.pixels import (
+    PixelContextPhase,
     PixelData,
     PixelInputs,
     PixelLoss,
-    fit_pixels,
     pixel_data,
 )
 
@@ -159,6 +159,14 @@ IN_INTEGERS = {
 }
 
 
+def fit(network: PixelLoss, data: PixelData, steps: int) -> None:
+    """Fit a network."""
+    networks = torch.nn.ModuleList([network])
+    run_phase(
+        lambda given: PixelContextPhase(network, data, given, networks), pixel_steps=steps
+    )
+
+
 @torch.no_grad()
 def bits_of(loss: PixelLoss, pictures: Pictures) -> float:
     """Bits per pixel in floats."""
@@ -208,7 +216,7 @@ def main(argv: list[str]) -> None:
         with setting:
             loss = make(PixelNetwork(PLANES), rows)
             loss.start(train.data.chosen(torch.arange(min(FITTED_FROM, len(crops)))))
-            fit_pixels(loss, train.data, args.steps, 4, 4e-3)
+            fit(loss, train.data, args.steps)
             table[name] = {k: bits_of(loss, p) for k, p in measured.items()}
         if name in TO_INTEGERS:
             for row, how in IN_INTEGERS.items():

@@ -30,9 +30,10 @@ from PIL import Image
 from compressai_uqdm import UQDM, UQDMConfig
 from compressai_uqdm.datasets import ImageNet64
 from compressai_uqdm.losses import BitsPerDimensionLoss
-from compressai_uqdm.training import loop
-from compressai_uqdm.training.batches import BatchSampler, make_loader
-from compressai_uqdm.training.config import TrainingConfig
+from compressai_uqdm.training import run as loop
+from compressai_uqdm.training.data import BatchSampler, make_loader
+from compressai_uqdm.training.settings import UQDMSettings
+from compressai_uqdm.training.uqdm import start
 
 ROWS = 3 * 64 * 64
 
@@ -84,7 +85,7 @@ class Stopwatch:
         self.bare: list[float] = []
         self.since: float | None = None
 
-    def __call__(self, step: int, steps: int, shown: bool) -> "Stopwatch":
+    def __call__(self, step: int, steps: int, shown: bool, unit: str) -> "Stopwatch":
         return self
 
     def update(self, loss: float, seconds: float) -> None:
@@ -96,7 +97,7 @@ class Stopwatch:
             self.bare.append(time.perf_counter() - now)
         self.since = time.perf_counter()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         pass
 
     def close(self) -> None:
@@ -114,12 +115,12 @@ def time_steps(batch_size: int, steps: int) -> dict[str, Any]:
         for i in range(4):
             pixels = rng.integers(0, 256, (400, 500, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(photographs / f"{i}.png")
-        run = Path(folder) / "run"
-        config = TrainingConfig(
-            photographs, run, batch_size=batch_size, steps=steps, log_every=1
+        output = Path(folder) / "run"
+        settings = UQDMSettings(
+            photographs, output, batch_size=batch_size, steps=steps, log_every=1
         )
         with patch.object(loop, "StepBar", stopwatch):
-            loop.Run(config).train()
+            start(settings).train()
     ours, bare = (times[2:] for times in (stopwatch.trainer, stopwatch.bare))  # warm
     return {
         "device": str(bare_step.accelerator.device),

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from ..atomic import descriptor_of
+from ..launcher import RELAUNCH, launched_process
 from ..progress import Progress
 from .places import Pair, check_source, check_target, real_path
 from .tasks import TILE, Task, Told
@@ -31,7 +32,6 @@ from .terminal import (
     bar,
     duration,
     name_of,
-    number_in_environment,
     say,
     told,
 )
@@ -43,9 +43,6 @@ LONG = 60.0
 
 TILES = 32
 """The work is measured where it is at least so many times a tile."""
-
-RELAUNCH = "start it with torchrun or accelerate launch, or without RANK and WORLD_SIZE"
-"""What to do where other processes are not found."""
 
 POLL = 0.2
 """Seconds between looks at what other processes have done."""
@@ -339,26 +336,15 @@ def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:
 
 
 def _launched() -> tuple[int, int]:
-    """Which of how many processes this is, that torchrun or accelerate has started.
+    """Return the rank of this process and the number of processes that were launched.
 
     Raises:
         Failure: the environment contradicts itself.
     """
-    processes = number_in_environment("WORLD_SIZE", 1)
-    rank = number_in_environment("RANK", 0) if os.environ.get("WORLD_SIZE") else 0
-    if rank >= processes:
-        raise Failure(
-            f"RANK is {rank} and WORLD_SIZE {processes} in the environment, but processes "
-            f"are numbered from 0: {RELAUNCH}"
-        )
-    if processes > 1:
-        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-            if name not in os.environ:
-                raise Failure(
-                    f"this is one of {processes} processes by WORLD_SIZE in the "
-                    f"environment, which lacks {name}: {RELAUNCH}"
-                )
-    return rank, processes
+    try:
+        return launched_process()
+    except ValueError as error:
+        raise Failure(f"{error}") from error
 
 
 def _wait_for_the_others(code: int) -> int:

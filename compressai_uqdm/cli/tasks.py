@@ -20,6 +20,7 @@ from ..errors import DamagedStringError
 from ..files.container import MAGIC, ends_in_header, parse_header
 from ..files.header import Header
 from ..files.rate import truncate, whole_stages
+from ..launcher import number_in_environment
 from .libraries import import_libraries
 from .places import (
     NO_LIMIT,
@@ -36,7 +37,6 @@ from .terminal import (
     Failure,
     Show,
     name_of,
-    number_in_environment,
     printable,
     told,
 )
@@ -130,14 +130,17 @@ class Network:
             the device of this process.
 
         Raises:
-            Failure: there is no such device.
+            Failure: there is no such device, or LOCAL_RANK is no number.
         """
         import_libraries()
         import torch
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        device, rank = self.device, number_in_environment("LOCAL_RANK", 0)
+        try:
+            device, rank = self.device, number_in_environment("LOCAL_RANK", 0)
+        except ValueError as error:
+            raise Failure(f"{error}") from error
         if device == "cuda" and torch.cuda.is_available():
             device = f"cuda:{rank % torch.cuda.device_count()}"
         try:

@@ -1,7 +1,5 @@
 """What is said and shown."""
 
-import os
-import re
 import time
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,6 @@ __all__ = [
     "bar",
     "duration",
     "name_of",
-    "number_in_environment",
     "printable",
     "say",
     "told",
@@ -69,21 +66,6 @@ def told(error: Exception, path: Path | None = None) -> str:
 def name_of(path: Path) -> str:
     """An input, in messages."""
     return "standard input" if path == STANDARD else printable(str(path))
-
-
-def number_in_environment(name: str, smallest: int) -> int:
-    """A number that a launcher of processes has set, or the smallest that it may be.
-
-    Raises:
-        Failure: it is none.
-    """
-    text = os.environ.get(name) or str(smallest)
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < smallest:
-        raise Failure(
-            f"{name} is {text!r} in the environment: expected a number from {smallest} on, "
-            "as torchrun and accelerate launch set it. Unset it to work alone"
-        )
-    return int(text)
 
 
 def duration(seconds: float) -> str:

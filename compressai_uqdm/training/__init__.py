@@ -1,1 +1,1 @@
-"""Training: what a run is, what each step sees, what it leaves behind, how it goes on."""
+"""Training: one loop, and the phases of each family."""

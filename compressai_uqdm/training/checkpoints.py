@@ -1,4 +1,4 @@
-"""Checkpoints: a run as it is left, and as it is found again."""
+"""Checkpoints: they are written whole or not at all, and read only by the same run."""
 
 from pathlib import Path
 from typing import Any
@@ -46,20 +46,20 @@ def save_checkpoint(
 
 
 def find_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """The checkpoint of a run, if there is one.
+    """Return the checkpoint of a run, or None if there is none.
 
     Args:
-        path: where it is.
-        identity: what the numbers of the run that shall go on depend on.
+        path: the file.
+        identity: what the numbers of the run to resume depend on.
 
     Raises:
-        ValueError: it is another run's, or cannot be read.
+        ValueError: the checkpoint is another run's, or cannot be read.
     """
     if not path.exists():
         return None
     found = read_checkpoint(path)
     before = found.get("arguments")
-    if not isinstance(before, dict):  # another program's; who resumes refuses it
+    if not isinstance(before, dict):  # another program's: the run refuses it
         return found
     changed = [
         f"{name} (was {before[name]}, is {value})"

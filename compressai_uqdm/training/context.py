@@ -1,16 +1,14 @@
-"""Fitting the context priors of latents of a UQDM whose weights stay as they are.
+"""Training of the context networks of a UQDM's latents; its weights stay as they are.
 
-The UQDM codes crops of photographs, at several scales, once; the context networks of its
-stages are then fitted to the residuals.
+The UQDM codes crops of photographs, at several scales, once. The context networks of its
+stages are then trained on the residuals.
 """
 
 import math
-import random
 
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -18,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..datasets import Photographs
 from ..entropy_models.coding_order import CODING_ORDER
 from ..entropy_models.uniform_noise import UniformNoiseConditional
 from ..families.uqdm.context_network import (
@@ -33,9 +30,13 @@ from ..families.uqdm.windowed import WINDOW
 from ..integer.arithmetic import rounded
 from ..levels import image_to_levels
 from ..quantization.lattice import LATTICE
+from .average import WeightAverage
+from .data import crop_batches
+from .phase import Phase, Schedule
 from .pixels import PixelData, pixel_data
+from .settings import ContextSettings
 
-__all__ = ["CROP", "ContextLoss", "StageData", "collect", "fit", "read_crops"]
+__all__ = ["CROP", "ContextLoss", "ContextPhase", "StageData", "collect"]
 
 CROP = WINDOW
 
@@ -96,21 +97,13 @@ def _where(g: int) -> tuple[slice, slice, slice, slice]:
     return slice(None), channels, slice(row, None, 2), slice(column, None, 2)
 
 
-def read_crops(photographs: Path, count: int, max_factor: int, seed: int) -> Tensor:
-    """Crops of a folder's photographs: uint8, ``[n, 3, 64, 64]``."""
-    images = Photographs(photographs, max_factor=max_factor, vary_colours=True)
-    rng = random.Random(seed)
-    draws = [(rng.randrange(len(images)), rng.randrange(2**31)) for _ in range(count)]
-    return images.batch(*zip(*draws))
-
-
 @torch.no_grad()
 def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], PixelData]:
     """Code the crops, each with a dither of its own, and keep what contexts see.
 
     Args:
         net: a UQDM without contexts.
-        crops: as of :func:`read_crops`.
+        crops: as of :func:`.read_crops`.
         sent: number of latent stages that shall come before the pixels.
     """
     rows = coefficients(net.noise_schedule.steps()[:sent])
@@ -130,28 +123,62 @@ def collect(net: UQDM, crops: Tensor, sent: int) -> tuple[list[StageData], Pixel
     return stages, PixelData(*(torch.cat(t) for t in zip(*pixels)))
 
 
-def fit(
-    context: ContextLoss, data: StageData, steps: int, batch: int, rate: float, name: str
-) -> list[float]:
-    """Fit the context of one stage; its bits per pixel, a mean of every fifty steps."""
-    optimizer = torch.optim.Adam(context.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    log, recent = [], []
-    order = torch.randperm(len(data.residuals))
-    for step in (bar := tqdm(range(steps), name)):
-        if (step + 1) * batch % len(order) < batch:
-            order = torch.randperm(len(data.residuals))
-        at = torch.arange(step * batch, (step + 1) * batch) % len(order)
-        chosen = order[at]
-        bits = context(data.residuals[chosen], data.scales[chosen]).sum()
-        bpp = bits / (batch * CROP * CROP)
-        optimizer.zero_grad()
-        bpp.backward()
-        optimizer.step()
-        schedule.step()
-        recent.append(bpp.item())
-        if len(recent) == 50 or step + 1 == steps:
-            log.append(float(np.mean(recent)))
-            bar.set_postfix(bpp=f"{log[-1]:.4f}")
-            recent = []
-    return log
+class ContextPhase(Phase):
+    """The context network of one latent stage.
+
+    Args:
+        title: name of the stage.
+        network: loss of the network.
+        data: residuals and scales of the stage, of all crops.
+        settings: seed, batch size, learning rate.
+        steps: number of steps.
+        networks: all context networks of the model, for checkpoints.
+    """
+
+    decay, has_tests = 0.99, True
+
+    def __init__(
+        self,
+        title: str,
+        network: ContextLoss,
+        data: StageData,
+        settings: ContextSettings,
+        steps: int,
+        networks: nn.ModuleList,
+    ):
+        self.title, self.network, self.data, self.networks = title, network, data, networks
+        self.weights, self.seed, self.steps = (
+            list(network.parameters()),
+            settings.seed,
+            steps,
+        )
+        self.batch_size = settings.batch_size
+        self.schedule = Schedule(settings.learning_rate, steps // 10, 0.0)
+
+    def batches(self, steps: range) -> Iterator[Tensor]:
+        """Yield the numbers of the crops of each step."""
+        yield from crop_batches(len(self.data.scales), self.batch_size, steps, self.seed)
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": self._bits(batch) / (len(batch) * CROP * CROP)}
+
+    def _bits(self, at: Tensor) -> Tensor:
+        return self.network(self.data.residuals[at], self.data.scales[at]).sum()
+
+    def measure(
+        self, average: WeightAverage, stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the bits per pixel of all crops, which are trained on."""
+        bits, n = 0.0, len(self.data.scales)
+        with average.applied():
+            for at in torch.arange(n).split(self.batch_size):
+                if stopped():
+                    return None
+                bits += self._bits(at).item()
+        return {"bpp": bits / (n * CROP * CROP)}
+
+    def state_dict(self, average: WeightAverage) -> dict[str, Any]:
+        return {"networks": self.networks.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state["networks"])

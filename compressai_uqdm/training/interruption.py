@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept until a step is done."""
+"""Ctrl-C and SIGTERM, which wait for the end of a step."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ ONE_PRESS_SECONDS = 1.0
 
 
 class Interruption:
-    """While it is entered, a first SIGINT or SIGTERM is only noted.
+    """While it is entered, a first SIGINT or SIGTERM is only recorded.
 
-    A second Ctrl-C is a ``KeyboardInterrupt`` as ever, for those who cannot wait. Outside
-    of the main thread, where Python allows no handlers, nothing is noted.
+    A second Ctrl-C raises ``KeyboardInterrupt``. Outside of the main thread, where Python
+    allows no handlers, nothing is recorded.
 
     Args:
-        announce: tell the terminal that the signal has come.
+        announce: whether to write on the terminal that a signal has come.
 
     Attributes:
         signal: number of the signal that came, or 0.
@@ -38,14 +38,14 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             for kind in (signal.SIGINT, signal.SIGTERM):
-                self._before[kind] = signal.signal(kind, self._note)
+                self._before[kind] = signal.signal(kind, self._record)
         return self
 
     def __exit__(self, *error: object) -> None:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
-    def _note(self, kind: int, frame: FrameType | None) -> None:
+    def _record(self, kind: int, frame: FrameType | None) -> None:
         if self.signal:
             waited = time.monotonic() - self._since
             if kind == signal.SIGINT and waited > ONE_PRESS_SECONDS:
@@ -58,16 +58,19 @@ class Interruption:
 
 
 def leave_interruptions_to_the_parent(worker: int) -> None:
-    """In a process that reads images: the one that trains ends it when it is done."""
+    """Ignore signals in a process that reads images, which its parent ends."""
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)
 
 
 @contextmanager
-def stopped_at_once(how_to_go_on: str) -> Iterator[None]:
-    """Where Ctrl-C ends a command with a line, not with a traceback.
+def stopped_at_once(how_to_resume: str) -> Iterator[None]:
+    """End a command at Ctrl-C with a line, not with a traceback.
 
-    What takes seconds to import belongs inside, too.
+    Args:
+        how_to_resume: how the user resumes the command, for that line.
+
+    Imports that take seconds belong inside, too.
 
     Raises:
         SystemExit: with 128 and the signal's number, as of a program that does not
@@ -76,5 +79,5 @@ def stopped_at_once(how_to_go_on: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stopped at once: {how_to_go_on}", file=sys.stderr)
+        print(f"stopped at once: {how_to_resume}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -7,7 +7,8 @@ is the mean of bits.
 
 import math
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +29,13 @@ from ..families.uqdm.pixel_network import (
     channel_of,
 )
 from ..integer.arithmetic import rounded
-from .pixel_network import fit, in_phases, log_mass
+from .average import WeightAverage
+from .data import crop_batches
+from .phase import Phase, Schedule
+from .pixel_network import in_phases, log_mass
+from .settings import ContextSettings
 
-__all__ = ["PixelData", "PixelInputs", "PixelLoss", "fit_pixels", "pixel_data"]
+__all__ = ["PixelContextPhase", "PixelData", "PixelInputs", "PixelLoss", "pixel_data"]
 
 _ONE = 1 << INPUT_BITS  # of the network's inputs: four levels
 _LIMIT = INPUT_MAX / _ONE
@@ -183,17 +188,64 @@ class PixelInputs(NamedTuple):
     planes: Tensor  # those of the other planes, [n, 36, h, w]
 
 
-def fit_pixels(
-    loss: PixelLoss, data: PixelData, steps: int, batch: int, rate: float
-) -> list[float]:
-    """Fit the network; its bits per pixel, a mean of every fifty steps."""
+class PixelContextPhase(Phase):
+    """The context network of the pixels.
 
-    def bpp(at: Tensor) -> Tensor:
-        chosen = _turned(data.chosen(at))
-        noise = torch.rand(chosen.levels.shape) - 0.5
-        return loss(chosen, noise).sum() / chosen.levels[:, 0].numel()
+    Args:
+        network: the network.
+        data: what the last stage of all crops looks like to it.
+        settings: seed, batch size, learning rate, steps.
+        networks: all context networks of the model, for checkpoints.
+    """
 
-    return fit(loss.network, bpp, len(data.levels), steps, batch, rate)
+    title, decay, has_tests = "pixels", 0.99, True
+
+    def __init__(
+        self,
+        network: PixelLoss,
+        data: PixelData,
+        settings: ContextSettings,
+        networks: nn.ModuleList,
+    ):
+        self.network, self.data, self.networks = network, data, networks
+        self.weights, self.seed = list(network.parameters()), settings.seed
+        self.steps, self.batch_size = settings.pixel_steps, settings.pixel_batch_size
+        self.schedule = Schedule(settings.pixel_learning_rate, 50, 0.005)
+
+    def batches(self, steps: range) -> Iterator[Tensor]:
+        """Yield the numbers of the crops of each step."""
+        yield from crop_batches(len(self.data.levels), self.batch_size, steps, self.seed)
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        chosen = _turned(self.data.chosen(batch))
+        return {"loss": self._bits(chosen) / chosen.levels[:, 0].numel()}
+
+    def _bits(self, data: PixelData) -> Tensor:
+        return self.network(data, torch.rand(data.levels.shape) - 0.5).sum()
+
+    def after_step(self) -> None:
+        self.network.network.keep_sums_small()
+
+    def measure(
+        self, average: WeightAverage, stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the bits per pixel of all crops, which are trained on."""
+        bits, levels = 0.0, self.data.levels
+        with average.applied():
+            for at in torch.arange(len(levels)).split(self.batch_size):
+                if stopped():
+                    return None
+                bits += self._bits(self.data.chosen(at)).item()
+        return {"bpp": bits / levels[:, 0].numel()}
+
+    def finish(self) -> None:
+        self.network.network.keep_sums_small()
+
+    def state_dict(self, average: WeightAverage) -> dict[str, Any]:
+        return {"networks": self.networks.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state["networks"])
 
 
 def _turned(data: PixelData) -> PixelData:

@@ -1,12 +1,10 @@
 """The processes that train together, as a launcher has started them."""
 
-import os
-
 from accelerate import Accelerator
 
-__all__ = ["join_processes"]
+from ..launcher import RELAUNCH, launched_process, number_in_environment
 
-ADVICE = "start it with torchrun or accelerate launch, or without RANK and WORLD_SIZE"
+__all__ = ["join_processes", "single_process"]
 
 
 def join_processes() -> Accelerator:
@@ -15,19 +13,9 @@ def join_processes() -> Accelerator:
     Raises:
         ValueError: the variables are wrong, or the others are not found.
     """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
-    given = {name: os.environ[name] for name in names if name in os.environ}
-    text = ", ".join(f"{name}={value}" for name, value in given.items())
-    try:
-        numbers = {name: int(value) for name, value in given.items()}
-    except ValueError as error:
-        raise ValueError(f"expected numbers, got {text}: {ADVICE}") from error
-    world = numbers.get("WORLD_SIZE", 1)
-    ranks = [numbers.get(name, 0) for name in ("RANK", "LOCAL_RANK")]
-    if world < 1 or ("WORLD_SIZE" in given and not all(0 <= r < world for r in ranks)):
-        raise ValueError(
-            f"expected ranks from 0 to less than WORLD_SIZE, got {text}: {ADVICE}"
-        )
+    rank, processes = launched_process()
+    for name in ("LOCAL_RANK", "MASTER_PORT"):
+        number_in_environment(name, 0)
     try:
         return Accelerator()
     except (RuntimeError, ValueError) as error:
@@ -35,5 +23,29 @@ def join_processes() -> Accelerator:
         if not isinstance(error, RuntimeError) and "MASTER_" not in reason:
             raise
         raise ValueError(
-            f"this process ({text}) does not find the others ({reason}): {ADVICE}"
+            f"this is process {rank} of {processes} and does not find the others "
+            f"({reason}): {RELAUNCH}"
         ) from error
+
+
+def single_process() -> Accelerator:
+    """Return the accelerator of a trainer that does not divide its batches.
+
+    Raises:
+        ValueError: a launcher started several processes, or asked for gradients that are
+            accumulated over parts of a batch.
+    """
+    _, processes = launched_process()
+    if processes > 1:
+        raise ValueError(
+            f"this trainer works in one process, but WORLD_SIZE is {processes} in the "
+            "environment: start it without torchrun or accelerate launch"
+        )
+    accelerator = join_processes()
+    if accelerator.gradient_accumulation_steps > 1:
+        raise ValueError(
+            "this trainer computes a batch at once, but accelerate is to accumulate "
+            f"gradients over {accelerator.gradient_accumulation_steps} parts: start it "
+            "without accelerate launch"
+        )
+    return accelerator

@@ -1,9 +1,8 @@
-"""What a run measures of itself: means over steps, as JSON lines and for TensorBoard."""
+"""Records of a run: means over steps, as JSON lines and for TensorBoard."""
 
 import json
 import math
 
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..atomic import write_atomically
+from .settings import RunFiles
 
 __all__ = ["Records", "RunningMeans"]
 
@@ -65,36 +65,51 @@ class RunningMeans:
 
 
 class Records:
-    """The files of records in a run's folder.
+    """The files of records of a run, while a phase of it is trained.
 
     Args:
-        folder: where.
-        step: a resumed run's; what was written of later ones is dropped.
+        files: the run's files.
+        phase: title of the phase, where the run has several: then each line names its
+            phase, and TensorBoard shows each phase by itself.
+        step: the step that the run resumes at. Records of later steps of this phase,
+            which a killed run wrote, are dropped.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, files: RunFiles, phase: str | None, step: int):
+        self.path, self.phase = files.records, phase
+        files.records.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             lines = self.path.read_text(errors="replace").splitlines()
-            kept = [line for line in lines if _step(line) <= step]
+            kept = [line for line in lines if self._step(line) <= step]
             with write_atomically(self.path) as file:
                 file.write("".join(line + "\n" for line in kept).encode())
+        folder = files.tensorboard / phase if phase else files.tensorboard
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Write the values of a step."""
+        place = {} if self.phase is None else {"phase": self.phase}
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({**place, "step": step, **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Have all of it in the files."""
+        """Write what is buffered."""
         self.board.flush()
 
+    def close(self) -> None:
+        """Close the files."""
+        self.board.close()
 
-def _step(line: str) -> float:
-    """The step of a record; infinity where the line is damaged, as a killed run's last."""
-    try:
-        return float(json.loads(line)["step"])
-    except (KeyError, TypeError, ValueError):
-        return math.inf
+    def _step(self, line: str) -> float:
+        """Return the step of a record of this phase; 0 if it is of another phase.
+
+        It is infinity where the line is damaged, as a killed run's last line.
+        """
+        try:
+            record = json.loads(line)
+            step = float(record["step"])
+            return step if record.get("phase") == self.phase else 0
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return math.inf

@@ -37,7 +37,8 @@ from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.integer.arithmetic import HIDDEN_BITS, HIDDEN_MAX, WEIGHT_BITS
 from compressai_uqdm.quantization.dither import dither
 from compressai_uqdm.quantization.lattice import from_lattice
-from compressai_uqdm.training.context import ContextLoss, collect, read_crops
+from compressai_uqdm.training.context import ContextLoss, collect
+from compressai_uqdm.training.data import read_crops
 from compressai_uqdm.zoo import RECIPES
 
 TINY = UNetConfig(embedding_dim=8, norm_groups=2)
@@ -244,6 +245,13 @@ def test_same_latents_fewer_bits(shared: Path) -> None:
     assert 8 * sum(after) < 1.005 * sum(bits).item()
 
 
+def records(output: Path, phase: str, name: str) -> dict[int, float]:
+    """Return a value of the records of a phase by step."""
+    lines = output.with_suffix(".metrics.jsonl").read_text().splitlines()
+    chosen = [r for r in map(json.loads, lines) if r["phase"] == phase and name in r]
+    return {record["step"]: record[name] for record in chosen}
+
+
 @pytest.mark.slow
 def test_fitting_command(tmp_path: Path) -> None:
     """The command writes a context that codes, and rounding it costs next to nothing."""
@@ -258,21 +266,21 @@ def test_fitting_command(tmp_path: Path) -> None:
     options += ["--pixel-steps", "100", "--pixel-batch-size", "2"]
     train_context.main([weights, str(tmp_path / "photographs"), str(output), *options])
 
-    log = json.loads(output.with_suffix(".json").read_text())
     for stage in (2, 3):
-        fitted = log[f"stage {stage}"]
-        assert fitted["training"][-1] < 0.95 * fitted["without"]
-    # as a tenth more than nothing known but the interval, of 10.9 levels
-    assert log["pixels"]["training"][-1] < 0.9 * 3 * np.log2(10.9)
+        bpp = records(output, f"stage {stage}", "test_bpp")
+        assert list(bpp) == [0, 100]
+        assert bpp[100] < 0.95 * bpp[0]
+    # a tenth below that of a uniform distribution on the interval, of 10.9 levels
+    first = records(output, "pixels", "loss")
+    assert first[100] < 0.9 * 3 * np.log2(10.9)
 
     more = ["--initial", str(output), "--steps", "4", "--pixel-steps", "20"]
     again = tmp_path / "again.npz"
     train_context.main(
         [weights, str(tmp_path / "photographs"), str(again), *options, *more]
     )
-    continued = json.loads(again.with_suffix(".json").read_text())
-    first, last = log["pixels"]["training"], continued["pixels"]["training"]
-    assert last[0] < first[0]  # its first steps: it went on, and did not begin anew
+    continued = records(again, "pixels", "loss")
+    assert continued[20] < first[50]  # its first steps: it did not begin anew
     net = UQDM.from_checkpoint(weights, contexts=again)
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :64, :64] / 255
     out = net.compress(x)
@@ -306,7 +314,6 @@ def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
     net.eval()
     crops = read_crops(tmp_path / "photographs", 2, 5, seed=0)
     stages, _ = collect(net, crops, 3)
-    log = json.loads((tmp_path / "c.json").read_text())
     for i, (prior, stage) in enumerate(zip(net.latent_priors, stages)):
         v = (stage.residuals / 32).double()
         low, high = ((v + u) / stage.scales for u in (-0.5, 0.5))
@@ -317,7 +324,7 @@ def test_fitting_to_weights_of_ones_own(tmp_path: Path) -> None:
         assert certain.double().mean() > 0.5
         bits = -prior.log_likelihood(v, stage.scales.double()) / np.log(2)
         torch.testing.assert_close(bits[certain], -p[certain].log2(), rtol=1e-6, atol=1e-6)
-        total = log[f"stage {i + 1}"]["without"]
+        total = records(tmp_path / "c.npz", f"stage {i + 1}", "test_bpp")[0]
         assert total == pytest.approx(bits.sum().item() / (2 * 64 * 64), rel=1e-4)
         blank = ContextLoss(
             LatentContextNetwork(), prior
@@ -379,9 +386,10 @@ def test_what_is_trained_is_what_codes(
     assert -likelihoods.log2().sum().item() == pytest.approx(expected, rel=2e-3)
 
 
-def test_too_few_steps(tmp_path: Path) -> None:
-    """Told before photographs are coded, which takes minutes."""
+def test_too_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error before photographs are coded, which takes minutes."""
     arguments = ["uqdm-nano", str(tmp_path), str(tmp_path / "context.npz")]
-    for few in ("--steps=3", "--pixel-steps=0"):
-        with pytest.raises(SystemExit, match="expected --steps of 4 or more"):
+    for few, least in (("--steps=3", 4), ("--pixel-steps=0", 1)):
+        with pytest.raises(SystemExit):
             train_context.main([*arguments, few])
+        assert f"{few[:-2]} must be at least {least}" in capsys.readouterr().err

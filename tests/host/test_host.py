@@ -406,10 +406,10 @@ def test_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "-c" + LOAD,
         "-m compressai_uqdm.train nothing out",
-        "-m compressai_uqdm.train_cosine nothing out.npz",
+        "-m compressai_uqdm.train_dct nothing out.npz",
         "-m compressai_uqdm.train_context uqdm-nano nothing out.npz",
     ],
-    ids=["api", "train", "train_cosine", "train_context"],
+    ids=["api", "train", "train_dct", "train_context"],
 )
 def test_threads_sleep_while_they_wait(
     use: str, wanted: str | None, tmp_path: Path

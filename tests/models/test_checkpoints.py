@@ -23,7 +23,7 @@ from compressai_uqdm import (
     CosineConfig,
     CosineUQDM,
     UQDMConfig,
-    train_cosine,
+    train_dct,
     zoo,
 )
 from compressai_uqdm.families.registry import open_checkpoint
@@ -287,7 +287,7 @@ def test_files_name_the_same_model_whatever_its_layout(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(photograph: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what ``train_cosine`` wrote, and a picture."""
+    """A folder with what ``train_dct`` wrote, and a picture."""
     folder = tmp_path_factory.mktemp("trained")
     for name in ("photographs", "images"):
         (folder / name).mkdir()
@@ -296,7 +296,7 @@ def trained(photograph: Image.Image, tmp_path_factory: pytest.TempPathFactory) -
     options = "--steps 2 --hidden 8 --batch-size 1 --crop-size 16 --min-factor 1"
     options += " --quantization-steps 48 8 --dead-zones 0.3 0.42"
     paths = [str(folder / "photographs"), str(folder / "mine.npz")]
-    train_cosine.main([*paths, *options.split()])
+    train_dct.main([*paths, *options.split()])
     return folder
 
 

@@ -21,8 +21,9 @@ from compressai_uqdm import UQDM, CosineUQDM, StreamingDecoder, cli
 from compressai_uqdm.files.decoding import decode
 from compressai_uqdm.files.encoding import encode
 from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
-from compressai_uqdm.training.config import TrainingConfig
-from compressai_uqdm.training.loop import Run
+from compressai_uqdm.training.run import Run
+from compressai_uqdm.training.settings import UQDMSettings
+from compressai_uqdm.training.uqdm import start
 from compressai_uqdm.zoo import ASSETS, RECIPES
 
 Model = ProgressiveModel[Any]
@@ -288,8 +289,8 @@ def test_the_trainer(
     make_folder(tmp_path)
 
     def train(steps: int) -> Run:
-        run = Run(
-            TrainingConfig(
+        run = start(
+            UQDMSettings(
                 tmp_path / "photographs",
                 tmp_path / "run",
                 test=tmp_path / "held out",
@@ -302,13 +303,13 @@ def test_the_trainer(
                 test_images=1,
             )
         )
-        before = [p.detach().cpu().clone() for p in run.state.parameters]
+        before = [p.detach().cpu().clone() for p in run.phase.weights]
         run.train()
-        after = [p.detach().cpu() for p in run.state.parameters]
+        after = [p.detach().cpu() for p in run.phase.weights]
         assert any(not torch.equal(a, b) for a, b in zip(before, after))
-        assert all(p.device == there for p in run.state.parameters)
+        assert all(p.device == there for p in run.phase.weights)
         return run
 
-    assert train(2).state.step == 2
-    assert train(3).state.step == 3
+    assert train(2).step == 2
+    assert train(3).step == 3
     assert UQDM.from_checkpoint(tmp_path / "run/checkpoint.pt").device.type == "cpu"

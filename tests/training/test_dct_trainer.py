@@ -1,4 +1,4 @@
-"""The trainer of the family in the cosine basis."""
+"""The trainer of a CosineUQDM."""
 
 import json
 import os
@@ -13,18 +13,14 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm import CosineUQDM, train_cosine
-from compressai_uqdm.training.bar import StepBar
-from compressai_uqdm.training.cosine import (
-    CosineTrainingConfig,
-    PicturePhase,
-    _with_halved_colours,
-    draw_crops,
-    read_photographs,
-    vary,
-)
+from compressai_uqdm import CosineUQDM, train_dct
+from compressai_uqdm.training.augmentation import halve_chroma, vary
+from compressai_uqdm.training.data import draw_crops, read_photographs
+from compressai_uqdm.training.dct import PicturePhase
+from compressai_uqdm.training.progress_bar import StepBar
 
 STEPS = 20
+STEP_48, STEP_8 = "quantization step 48", "quantization step 8"
 
 
 def arguments(work: Path, output: str, *options: object) -> list[str]:
@@ -39,9 +35,24 @@ def arguments(work: Path, output: str, *options: object) -> list[str]:
 
 
 def train(work: Path, output: str, *options: object) -> list[dict[str, Any]]:
-    """Train; what was logged of the stages."""
-    train_cosine.main(arguments(work, output, *options))
-    return json.loads((work / output).with_suffix(".json").read_text())["stages"]
+    """Train, and return the records."""
+    train_dct.main(arguments(work, output, *options))
+    return records(work / output)
+
+
+def records(output: Path) -> list[dict[str, Any]]:
+    """Return the records of a run, without what no two runs have in common."""
+    lines = output.with_suffix(".metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    for record in found:
+        record.pop("images_per_second", None)
+    return found
+
+
+def values(records: list[dict[str, Any]], phase: str, name: str) -> dict[int, float]:
+    """Return a value of the records of a phase by step."""
+    chosen = [r for r in records if r["phase"] == phase and name in r]
+    return {record["step"]: record[name] for record in chosen}
 
 
 def weights(file: Path) -> dict[str, np.ndarray]:
@@ -57,7 +68,7 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs, held-out ones, and a run: ``whole.npz``."""
-    folder = tmp_path_factory.mktemp("cosine")
+    folder = tmp_path_factory.mktemp("dct")
     rng = np.random.default_rng(0)
     for name in ("photographs/a", "photographs/b", "photographs/c", "held out/a"):
         file = folder / f"{name}.png"
@@ -69,29 +80,32 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_learns_and_its_weights_code_exactly(work: Path) -> None:
-    stages = json.loads((work / "whole.json").read_text())["stages"]
-    names = ["cells of 48", "cells of 8", "pixels", "pictures"]
-    assert [stage["of"] for stage in stages] == names
+    found = records(work / "whole.npz")
+    names = [STEP_48, STEP_8, "pixels", "picture filters"]
+    assert list(dict.fromkeys(record["phase"] for record in found)) == names
     # the second one starts from the first, and has less to learn
-    for stage, share in zip(stages, (0.9, 0.95)):
-        assert [test["step"] for test in stage["test"]] == [0, 10, 20]
-        assert [record["step"] for record in stage["loss"]] == [6, 12, 18, 20]
-        losses = [test["loss"] for test in stage["test"]]
-        assert losses[-1] < share * losses[0]
-    assert stages[1]["test"][-1]["psnr"] > stages[0]["test"][-1]["psnr"] + 3
-    pixels = [test["bpp"] for test in stages[2]["test"]]
-    assert pixels[-1] < 0.99 * pixels[0]
+    for phase, share in ((STEP_48, 0.9), (STEP_8, 0.95)):
+        assert list(values(found, phase, "loss")) == [6, 12, 18, 20]
+        losses = values(found, phase, "test_loss")
+        assert list(losses) == [0, 10, 20]
+        assert losses[20] < share * losses[0]
+    psnr = [values(found, phase, "test_psnr")[20] for phase in (STEP_48, STEP_8)]
+    assert psnr[1] > psnr[0] + 3
+    pixels = values(found, "pixels", "test_bpp")
+    assert pixels[20] < 0.99 * pixels[0]
     # so few steps promise nothing there: see test_pictures_get_better
-    assert stages[3]["test"][-1].keys() >= {"psnr 1", "gain 1", "psnr 2", "gain 2"}
+    measured = {"test_psnr 1", "test_gain 1", "test_psnr 2", "test_gain 2"}
+    assert found[-1].keys() >= measured
     net = CosineUQDM.from_checkpoint(work / "whole.npz")
     image = np.asarray(Image.open(work / "held out/a.png"))
     x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None] / 255
     out = net.compress(x)
     assert torch.equal(net.decompress(**out)["x_hat"], x)
-    # what was logged is what files cost, other crops of this picture notwithstanding
+    # what was measured is what files cost, other crops of this picture notwithstanding
     bpp = [8 * len(stage[0]) / image[..., 0].size for stage in out["strings"]]
-    assert sum(bpp[:2]) == pytest.approx(stages[1]["test"][-1]["bpp"], rel=0.25)
-    assert bpp[2] == pytest.approx(pixels[-1], rel=0.25)
+    measured_bpp = values(found, STEP_8, "test_bpp")[20]
+    assert sum(bpp[:2]) == pytest.approx(measured_bpp, rel=0.25)
+    assert bpp[2] == pytest.approx(pixels[20], rel=0.25)
 
 
 def test_pictures_get_better(work: Path) -> None:
@@ -110,7 +124,7 @@ def test_pictures_get_better(work: Path) -> None:
         phase.loss(levels, rng).backward()
         optimizer.step()
         phase.after_step()
-    measured = phase.measure(levels)
+    measured = phase.measure_crops(levels)
     # at the first stage, where all grain is left, it may have nothing to say
     assert measured["gain 1"] > -0.02 and measured["gain 2"] > 0.1
 
@@ -139,10 +153,10 @@ def test_an_interruption_changes_nothing(
             train(work, output)
         assert stopped.value.code == 128 + signal.SIGINT
         assert not (work / output).exists()
-    stages = train(work, output)
+    found = train(work, output)
     assert made == 4 * STEPS
     assert_same(weights(work / output), weights(work / "whole.npz"))
-    assert stages == json.loads((work / "whole.json").read_text())["stages"]
+    assert found == records(work / "whole.npz")
 
 
 @pytest.mark.slow
@@ -150,22 +164,22 @@ def test_an_interruption_while_it_measures(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the first step of a stage: what was measured is not measured again."""
-    said, say = 0, StepBar.say
+    written, write = 0, StepBar.write
 
-    def say_and_stop(self: StepBar, text: str) -> None:
-        nonlocal said
-        say(self, text)
-        if "held out, after step 0:" in text:
-            said += 1
+    def write_and_stop(self: StepBar, text: str) -> None:
+        nonlocal written
+        write(self, text)
+        if "measured after step 0:" in text:
+            written += 1
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(StepBar, "say", say_and_stop)
+    monkeypatch.setattr(StepBar, "write", write_and_stop)
     for _ in (1, 2, 3, 4):
         with pytest.raises(SystemExit):
             train(work, "measured.npz")
-    stages = train(work, "measured.npz")
-    assert said == 4
-    assert stages == json.loads((work / "whole.json").read_text())["stages"]
+    found = train(work, "measured.npz")
+    assert written == 4
+    assert found == records(work / "whole.npz")
 
 
 @pytest.mark.slow
@@ -187,11 +201,11 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
         train(work, "killed.npz")
     half = CosineUQDM.from_checkpoint(work / "killed.checkpoint.pt")
     half.save_integers(work / "half.npz")
-    stages = train(work, "killed.npz")
+    found = train(work, "killed.npz")
     assert made == 4 * STEPS + 3  # from step 8 of the second stage
     final = weights(work / "killed.npz")
     assert_same(final, weights(work / "whole.npz"))
-    assert stages == json.loads((work / "whole.json").read_text())["stages"]
+    assert found == records(work / "whole.npz")
     changed = {n for n, a in weights(work / "half.npz").items() if (final[n] != a).any()}
     assert changed and not any(name.startswith("latent_priors.0") for name in changed)
 
@@ -208,30 +222,18 @@ def test_the_seed_is_all_that_is_random(work: Path) -> None:
 @pytest.mark.slow
 def test_stages_start_from_initial_weights(work: Path) -> None:
     """Those of the same width are as they were; a new one takes the nearest."""
-    before = json.loads((work / "whole.json").read_text())["stages"]
+    before = records(work / "whole.npz")
     options = ("--initial", work / "whole.npz", "--steps", 4)
     after = train(work, "on.npz", *options)
-    for value in ("loss", "bpp"):  # pictures are better: their networks are there by now
-        was, starts = before[0]["test"][-1][value], after[0]["test"][0][value]
-        assert starts == pytest.approx(was, rel=1e-9)
-    widths = (
-        "--quantization-steps",
-        48,
-        24,
-        8,
-        "--trained-steps",
-        48,
-        24,
-        8,
-        "--dead-zones",
-        0.3,
-        0.3,
-        0.4,
-    )
-    train(work, "three.npz", *options, *widths, "--warm-learning-rate", 1e-9)
+    for value in ("test_loss", "test_bpp"):  # pictures are better: they have filters now
+        was, starts = (values(run, STEP_48, value) for run in (before, after))
+        assert starts[0] == pytest.approx(was[20], rel=1e-9)
+    three: list[object] = ["--quantization-steps", 48, 24, 8]
+    three += ["--trained-steps", 48, 24, 8, "--dead-zones", 0.3, 0.3, 0.4]
+    train(work, "three.npz", *options, *three, "--warm-learning-rate", 1e-9)
     old, new = weights(work / "whole.npz"), weights(work / "three.npz")
     for stage, source in ((0, 0), (1, 0), (2, 1)):
-        for name in ("spread", "groups.mix", "groups.head"):
+        for name in ("coefficient_std", "layers.mix", "layers.head"):
             found = new[f"latent_priors.{stage}.{name}"]
             assert np.array_equal(found, old[f"latent_priors.{source}.{name}"])
 
@@ -239,14 +241,10 @@ def test_stages_start_from_initial_weights(work: Path) -> None:
 # ---- photographs ----
 
 
-def config(**changes: Any) -> CosineTrainingConfig:
-    return CosineTrainingConfig(Path("in"), Path("out.npz"), **changes)
-
-
 def test_photographs_are_box_averaged(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (64, 40, 3)).astype(np.uint8)
     Image.fromarray(levels).save(tmp_path / "a.png")
-    found = read_photographs(tmp_path, "train", config(crop_size=8, max_factor=9))
+    found = read_photographs(tmp_path, "train", 8, range(2, 10))
     assert [p.shape[1:] for p in found] == [(32, 20), (22, 14), (16, 10), (13, 8)]
     boxes = levels.reshape(32, 2, 20, 2, 3).mean((1, 3)).transpose(2, 0, 1)
     assert np.abs(found[0] - boxes).max() <= 0.5
@@ -260,7 +258,7 @@ def test_crops_vary() -> None:
     assert varied.shape == crops.shape and varied.dtype == torch.uint8
     same = (varied == crops).flatten(1).all(1).double().mean()
     assert 0.05 < same < 0.6
-    halved = _with_halved_colours(crops.double())
+    halved = halve_chroma(crops.double())
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
     before, after = ((weights * x).sum(1) for x in (crops.double(), halved))
     assert (before - after).abs().max() < 1e-6
@@ -296,14 +294,17 @@ def test_crops_are_of_the_photographs_and_rather_detailed() -> None:
         (("--warm-learning-rate", 0), "--warm-learning-rate must be more than 0"),
         (
             ("--quantization-steps", 48, 7),
-            "each a multiple of the next, of at most 256 times, got (48, 7)",
+            "each a multiple of the next and at most 256 times it, got (48, 7)",
         ),
         (("--quantization-steps", 48), "dead_zones must be as many as quantization_steps"),
         (("--crop-size", 72), "no images of at least 72 x 72 pixels"),
         (("--test", "nowhere"), "there is no folder nowhere"),
         (("--initial", "nothing.npz"), "nothing.npz"),
         (("--initial", "whole.npz", "--hidden", 9), "--hidden must be 8, as in whole.npz"),
-        (("--initial", "whole.json"), "whole.json is not a checkpoint that can be read"),
+        (
+            ("--initial", "whole.metrics.jsonl"),
+            "whole.metrics.jsonl is not a checkpoint that can be read",
+        ),
         (("--learning-rate", 1e9), "try smaller learning rates"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -344,7 +345,7 @@ def test_a_damaged_photograph_is_left_out(
     data = (work / "photographs/a.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="none of the 1 images in .* can be read"):
-        read_photographs(tmp_path, "train", config(crop_size=8))
+        read_photographs(tmp_path, "train", 8, range(2, 5))
     (tmp_path / "whole.png").write_bytes(data)
-    assert len(read_photographs(tmp_path, "train", config(crop_size=8))) == 3
+    assert len(read_photographs(tmp_path, "train", 8, range(2, 5))) == 3
     assert "cut.png: it is damaged" in caplog.text

@@ -79,7 +79,7 @@ def test_ctrl_c_on_a_terminal(work: Path) -> None:
     child.sendintr()
     child.expect("stopping after this step; Ctrl-C again: at once")
     child.expect(
-        r"stopped at step (\d+) of 40, which is in (\S+): the same command goes on"
+        r"stopped at step (\d+) of 40, which is in (\S+): the same command resumes"
     )
     step = int(child.match[1])
     assert child.match[2] == str(work / "pressed/checkpoint.pt")
@@ -89,7 +89,7 @@ def test_ctrl_c_on_a_terminal(work: Path) -> None:
     assert "Traceback" not in rest and "Error" not in rest
 
     child = on_a_terminal(arguments)
-    child.expect(f"resuming {work / 'pressed'} at step {step}")
+    child.expect(f"resuming {work / 'pressed/checkpoint.pt'} at step {step}")
     child.expect(r"s a step: the other \d+ take .*, until \d{4}-\d\d-\d\d \d\d:\d\d")
     child.expect("testing: ")
     assert read_to_the_end(child)[0] == 0
@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_does_not_wait(work: Path) -> None:
     child.expect("stopping after this step")
     time.sleep(1.2)  # closer together they could be one, sent on by a launcher
     child.sendintr()
-    child.expect("stopped at once: the same command goes on from the last checkpoint")
+    child.expect("stopped at once: the same command resumes the last checkpoint")
     status, rest = read_to_the_end(child)
     assert status == 128 + signal.SIGINT and "Traceback" not in rest
     assert not (work / "in a hurry/checkpoint.pt").exists()
@@ -140,7 +140,9 @@ def test_checkpoints_by_time(work: Path, python: str) -> None:
     started.send_signal(signal.SIGKILL)
     started.communicate()
     assert 3 <= load(work / "killed")["step"] < STEPS
-    assert f"resuming {work / 'killed'} at step" in run(arguments, python=python)
+    assert f"resuming {work / 'killed/checkpoint.pt'} at step" in run(
+        arguments, python=python
+    )
     assert lines(work / "killed") == lines(work / "whole")
 
 

@@ -1,8 +1,10 @@
 """What goes wrong around a training: it is one line, early, and nothing is lost."""
 
+import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 
@@ -16,20 +18,27 @@ import torch
 
 from PIL import Image
 
-from compressai_uqdm import CosineUQDM, train, train_context, train_cosine
+from compressai_uqdm import CosineUQDM, train, train_context, train_dct
 from compressai_uqdm.families.uqdm.context_files import read_contexts
 from compressai_uqdm.training.checkpoints import save_checkpoint
+from compressai_uqdm.training.progress_bar import StepBar
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "--steps 2 --bound one --crop-size 16 --batch-size 4 --log-every 1".split()
-COSINE = (
+DCT = (
     "--steps 1 --hidden 8 --batch-size 1 --crop-size 16 --quantization-steps 48 "
     "--dead-zones 0.3"
 )
+CONTEXT = "--steps 4 --crops 2 --batch-size 1 --pixel-steps 1 --pixel-batch-size 1"
 TRAINERS = {
     "train": (train.main, "out", TRAIN),
-    "train_cosine": (train_cosine.main, "out.npz", COSINE.split()),
-    "train_context": (train_context.main, "out.npz", ["--steps", "4"]),
+    "train_dct": (train_dct.main, "out.npz", DCT.split()),
+    "train_context": (train_context.main, "out.npz", CONTEXT.split()),
+}
+CHECKPOINTS = {
+    "train": "out/checkpoint.pt",
+    "train_dct": "out.checkpoint.pt",
+    "train_context": "out.checkpoint.pt",
 }
 
 
@@ -43,12 +52,16 @@ def work(photograph: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tmp_path
 
 
-def refused(trainer: str, images: str, output: str, *options: str) -> str:
-    """The line that a trainer ends with."""
+def train_on(trainer: str, images: str, output: str, *options: str) -> None:
     main, _, common = TRAINERS[trainer]
     model = ["uqdm-nano"] * (trainer == "train_context")
+    main([*model, images, output, *common, *options])
+
+
+def refused(trainer: str, images: str, output: str, *options: str) -> str:
+    """The line that a trainer ends with."""
     with pytest.raises(SystemExit) as raised:
-        main([*model, images, output, *common, *options])
+        train_on(trainer, images, output, *options)
     assert isinstance(raised.value.code, str), raised.value.code  # else it exits with 0
     assert "\n" not in raised.value.code
     return raised.value.code
@@ -65,7 +78,9 @@ def start(
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    command = [sys.executable, "-m", f"compressai_uqdm.{trainer}", "photographs", output]
+    model = ["uqdm-nano"] * (trainer == "train_context")
+    program = [sys.executable, "-m", f"compressai_uqdm.{trainer}"]
+    command = [*program, *model, "photographs", output]
     variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [*command, *common, *options],
@@ -78,14 +93,18 @@ def start(
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_the_output_is_checked_first(trainer: str, work: Path) -> None:
+def test_the_output_is_checked_first(
+    trainer: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before the photographs are read, which are not even there."""
     Path("file").write_text("not a folder")
     for output in ("/proc/nowhere/out.npz", "file/out.npz"):
         assert "cannot write to the folder" in refused(trainer, "nowhere", output)
     (work / "folder.npz").mkdir()
-    if trainer == "train_context":
-        assert "got the folder" in refused(trainer, "nowhere", "folder.npz")
+    if trainer != "train":
+        with pytest.raises(SystemExit):
+            train_on(trainer, "nowhere", "folder.npz")
+        assert "got the folder folder.npz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -102,7 +121,7 @@ def test_folders_without_photographs(trainer: str, work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+@pytest.mark.parametrize("trainer", ["train", "train_dct"])
 def test_what_cannot_be_read_is_left_out(
     trainer: str, work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,13 +149,13 @@ def test_processes_that_read_damaged_photographs_end(work: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"WORLD_SIZE": "0"}, "ranks from 0 to less than WORLD_SIZE, got WORLD_SIZE=0"),
-        ({"WORLD_SIZE": "abc"}, "expected numbers, got WORLD_SIZE=abc"),
-        ({"RANK": "", "WORLD_SIZE": "2"}, "expected numbers, got RANK=, WORLD_SIZE=2"),
-        ({"RANK": "5", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "got RANK=5, LOCAL_RANK=0"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, "ranks from 0"),
-        ({"LOCAL_RANK": "x"}, "expected numbers, got LOCAL_RANK=x"),
-        ({"LOCAL_RANK": "0", "MASTER_PORT": "x"}, "expected numbers"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0' in the environment: expected a number"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc' in the environment"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "which lacks RANK"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, "RANK is 5 and WORLD_SIZE 2"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1' in the environment"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x' in the environment"),
+        ({"LOCAL_RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
     ],
     ids=str,
 )
@@ -145,13 +164,28 @@ def test_variables_of_launchers(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    line = refused("train", "photographs", "out")
-    assert message in line and "start it with torchrun or accelerate launch" in line
+    for trainer in TRAINERS:
+        line = refused(trainer, "photographs", "out.npz")
+        assert message in line and "start it with torchrun or accelerate launch" in line
+
+
+@pytest.mark.parametrize("trainer", ["train_dct", "train_context"])
+def test_trainers_of_one_process(
+    trainer: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "works in one process" in refused(trainer, "photographs", "out.npz")
 
 
 @pytest.mark.slow
 def test_others_that_are_not_there(work: Path) -> None:
-    done = start("train", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0")
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(taken.getsockname()[1])}
+        done = start("train", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", **address)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "does not find the others" in done.stderr.splitlines()[-1]
 
@@ -167,21 +201,33 @@ CHANGES = {
     "state": change("state_dict", {"a": torch.ones(1)}),
     "raw": change("raw_state_dict", []),
     "means": change("means", {"sums": 3}),
+    "networks": change("networks", {"0.w.conv": torch.ones(1)}),
     "part": change("part", None),
     "average": change("average", 5),
+    "average-shapes": change("average", [torch.ones(1)]),
     "phase": change("phase", 99),
-    "records": change("records", 1),
 }
-OF_TRAIN = ("no-arguments", "step", "optimizer", "state", "raw", "means")
-OF_COSINE = ("step", "optimizer", "state", "part", "average", "phase", "records")
+OF_ALL = (
+    "no-arguments",
+    "step",
+    "optimizer",
+    "means",
+    "average",
+    "average-shapes",
+    "phase",
+)
+OF_EACH = {
+    "train": (*OF_ALL, "state", "raw"),
+    "train_dct": (*OF_ALL, "state", "part"),
+    "train_context": (*OF_ALL, "networks"),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_damaged_checkpoints(trainer: str, work: Path) -> None:
-    main, output, options = TRAINERS[trainer]
-    main(["photographs", output, *options])
-    name = "out/checkpoint.pt" if trainer == "train" else "out.checkpoint.pt"
+    output, name = TRAINERS[trainer][1], CHECKPOINTS[trainer]
+    train_on(trainer, "photographs", output)
     file = Path(name)
     whole = file.read_bytes()
     for damaged in (b"", b"text", whole[: len(whole) // 2], whole[:-9]):
@@ -189,17 +235,17 @@ def test_damaged_checkpoints(trainer: str, work: Path) -> None:
         line = refused(trainer, "photographs", output)
         assert f"{name} is not a checkpoint that can be read" in line
         assert file.read_bytes() == damaged
-    for change in OF_TRAIN if trainer == "train" else OF_COSINE:
+    for change in OF_EACH[trainer]:
         file.write_bytes(whole)
         checkpoint = torch.load(file, weights_only=True)
         CHANGES[change](checkpoint)
         torch.save(checkpoint, file)
         before = file.read_bytes()
         if change == "no-arguments":  # nothing of it is missed
-            main(["photographs", output, *options])
+            train_on(trainer, "photographs", output)
             continue
         line = refused(trainer, "photographs", output)
-        assert f"cannot go on from {name}" in line, change
+        assert f"cannot resume {name}" in line, change
         assert file.read_bytes() == before
     if trainer == "train":  # records of a run that was killed, or whose disk was damaged
         file.write_bytes(whole)
@@ -208,27 +254,59 @@ def test_damaged_checkpoints(trainer: str, work: Path) -> None:
         metrics.write_bytes(
             lines.encode() + b'{"step": 3}{\n\xff\xfe\n{"loss": 1}\n[3]\n{}'
         )
-        main(["photographs", output, *options])
+        train_on(trainer, "photographs", output)
         assert metrics.read_text() == lines
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["train", "train_cosine"])
+def test_context_training_resumes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same weights and records, whichever steps it was stopped after."""
+    options = ("--steps", "8", "--pixel-steps", "3", "--log-every", "2")
+    train_on("train_context", "photographs", "whole.npz", *options)
+    update, made = StepBar.update, 0
+
+    def update_and_stop(self: StepBar, loss: float, seconds: float) -> None:
+        nonlocal made
+        made += 1
+        update(self, loss, seconds)
+        if made in (1, 2, 5, 19):  # in the first stage, at its end, in others, in pixels
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StepBar, "update", update_and_stop)
+    for _ in range(4):
+        with pytest.raises(SystemExit) as stopped:
+            train_on("train_context", "photographs", "parts.npz", *options)
+        assert stopped.value.code == 128 + signal.SIGINT
+        assert not Path("parts.npz").exists()
+    train_on("train_context", "photographs", "parts.npz", *options)
+    assert made == 2 + 8 + 8 + 3
+    with np.load("whole.npz") as whole, np.load("parts.npz") as parts:
+        assert whole.files == parts.files
+        assert all(np.array_equal(whole[name], parts[name]) for name in whole.files)
+    records = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "images_per_second"}
+            for line in Path(f"{name}.metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_full_disk(trainer: str, work: Path) -> None:
-    """The checkpoint before stays, and the run goes on from it."""
-    name = "out/checkpoint.pt" if trainer == "train" else "out.checkpoint.pt"
-    more = {"train": ["--steps", "4"], "train_cosine": ["--checkpoint-every", "1"]}[trainer]
+    """The checkpoint before stays, and the same command resumes the run."""
+    name = CHECKPOINTS[trainer]
+    more = ["--steps", "4"] if trainer == "train" else ["--checkpoint-every", "1"]
     done = start(trainer)
     assert done.returncode == 0, done.stderr
     file = Path(name)
     before, size = file.read_bytes(), file.stat().st_size
-    if trainer == "train_cosine":  # which is at its end: back to its beginning
-        checkpoint = torch.load(file, weights_only=True)
-        (work / "earlier").mkdir()
+    if trainer != "train":  # which is at its end: back to its beginning
         file.unlink()
-        done = start(trainer, *more, limit=size // 2)
+        done = start(trainer, *more, limit=20_000)
         assert not file.exists() and Path("out.npz").exists()
-        assert checkpoint["phase"] == 3
     else:
         done = start(trainer, *more, limit=size // 2)
         assert file.read_bytes() == before

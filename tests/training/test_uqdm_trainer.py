@@ -1,4 +1,4 @@
-"""The trainer: what a run depends on, what it leaves behind, how it goes on."""
+"""The trainer of a UQDM: what a run depends on, what it writes, how it resumes."""
 
 import json
 import os
@@ -42,9 +42,9 @@ from compressai_uqdm.families.uqdm.unet import UNetConfig
 from compressai_uqdm.losses import BitsPerDimensionLoss
 from compressai_uqdm.models.checkpoint import published_weights
 from compressai_uqdm.train import main, parse_args
-from compressai_uqdm.training.batches import BatchSampler
-from compressai_uqdm.training.config import TrainingConfig
-from compressai_uqdm.training.state import ema_decay
+from compressai_uqdm.training.average import ema_decay
+from compressai_uqdm.training.data import BatchSampler
+from compressai_uqdm.training.settings import UQDMSettings
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def test_killed_and_resumed(work: Path, python: str) -> None:
         file.write('{"step": 40, "lo')
 
     output = run(arguments, python=python)
-    assert f"resuming {folder} at step" in output
+    assert f"resuming {folder / 'checkpoint.pt'} at step" in output
     assert lines(folder) == lines(work / "reference")
     resumed, expected = load(folder), load(work / "reference")
     assert resumed["step"] == expected["step"] == STEPS
@@ -137,7 +137,7 @@ def test_records_do_not_tell_of_interruptions(work: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(work: Path, python: str) -> None:
-    """The same losses as one, and one goes on where two left off."""
+    """The same losses as one process, which resumes what two began."""
     options = ("--steps", 20, "--checkpoint-every", 20)
     run(command(work, "two", *options), processes=2)
     found, expected = losses(work / "two"), losses(work / "reference")
@@ -223,7 +223,8 @@ def test_checkpoint_in_all_layouts(work: Path) -> None:
 @pytest.mark.slow
 def test_average_is_the_published_one(work: Path) -> None:
     """Its decay grows to 0.9999: checked against the weights of every step."""
-    assert ema_decay(0) == 0.1 and ema_decay(8) == 0.5 and ema_decay(10**6) == 0.9999
+    assert ema_decay(0, 0.9999) == 0.1 and ema_decay(8, 0.9999) == 0.5
+    assert ema_decay(10**6, 0.9999) == 0.9999
     expected: dict[str, torch.Tensor] = {}
     for n in range(4):
         arguments = command(work, "average", "--steps", n + 1, "--checkpoint-every", 1)
@@ -326,7 +327,7 @@ def test_numbers_out_of_range(option: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_run_is_described_without_a_command_line(tmp_path: Path) -> None:
-    config = TrainingConfig(tmp_path, tmp_path / "out", batch_size=8)
+    config = UQDMSettings(tmp_path, tmp_path / "out", batch_size=8)
     assert config == parse_args([str(tmp_path), str(tmp_path / "out"), "--batch-size=8"])
     for bad, message in (
         ({"learning_rate": 0.0}, "--learning-rate must be more than 0, got 0.0"),
@@ -353,10 +354,10 @@ def test_checkpoints_that_are_none(work: Path, tmp_path: Path) -> None:
         (whole[:-1000], "is not a checkpoint that can be read"),
         (b"", "is not a checkpoint that can be read"),
         ([1, 2], "holds no state dict"),
-        (state, "cannot go on from .*none of this trainer's.*another output folder"),
-        ({"state_dict": foreign}, "cannot go on from .*none of this trainer's"),
-        ({"state_dict": other}, "cannot go on from .*another model: .*norm_groups=4"),
-        ({"state_dict": state, "raw_state_dict": foreign}, "cannot go on from"),
+        (state, "cannot resume .*none of this trainer's.*another output"),
+        ({"state_dict": foreign}, "cannot resume .*none of this trainer's"),
+        ({"state_dict": other}, "cannot resume .*another model: .*norm_groups=4"),
+        ({"state_dict": state, "raw_state_dict": foreign}, "cannot resume"),
     ):
         if isinstance(content, bytes):
             file.write_bytes(content)
@@ -413,7 +414,7 @@ def test_without_what_training_needs(tmp_path: Path) -> None:
     assert 'not there): pip install "compressai-uqdm[train]"' in done.stderr
 
 
-@pytest.mark.parametrize("trainer", ["train", "train_cosine", "train_context"])
+@pytest.mark.parametrize("trainer", ["train", "train_dct", "train_context"])
 def test_ctrl_c_while_it_starts(trainer: str, tmp_path: Path) -> None:
     """Which takes seconds, most of them to import PyTorch."""
     (tmp_path / "torch.py").write_text(

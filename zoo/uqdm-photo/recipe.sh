@@ -53,7 +53,7 @@ cd "$runs"
 
 # One stage of the finest width first: all networks start well from it. Crops are box-averaged
 # by 2, 3 and 4, as JPEG files need it.
-python -m compressai_uqdm.train_cosine "$photographs" fine.npz --test "$photographs" \
+python -m compressai_uqdm.train_dct "$photographs" fine.npz --test "$photographs" \
   --quantization-steps 8 --dead-zones 0.35 --steps 8000
-python -m compressai_uqdm.train_cosine "$photographs" weights.npz --test "$photographs" \
+python -m compressai_uqdm.train_dct "$photographs" weights.npz --test "$photographs" \
   --initial fine.npz --steps 8000

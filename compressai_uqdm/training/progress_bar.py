@@ -1,4 +1,4 @@
-"""What a run shows on the terminal."""
+"""The progress bar of a run."""
 
 import sys
 
@@ -9,17 +9,17 @@ from tqdm import tqdm
 __all__ = ["StepBar", "duration"]
 
 SMOOTHING = 0.05
-"""Weight of a step's loss in the one that is shown."""
+"""Weight of a step's loss in the average that the bar shows."""
 
 
 class StepBar:
-    """A bar of steps with the loss, and once, early, when the run will end.
+    """A progress bar of steps with the loss. Once, early, it estimates the end of the run.
 
     Args:
-        step: where the run begins.
-        steps: where it ends.
-        shown: whether this is the process that shows it.
-        unit: of the loss: bits per dimension, or "bpp", bits per pixel.
+        step: first step.
+        steps: last step.
+        shown: whether this process shows the bar.
+        unit: unit of the loss: "bpd", bits per dimension, or "bpp", bits per pixel.
     """
 
     def __init__(self, step: int, steps: int, shown: bool, unit: str = "bpd"):
@@ -36,7 +36,7 @@ class StepBar:
         self._n_steps, self._seconds, self._estimated = 0, 0.0, False
 
     def update(self, loss: float, seconds: float) -> None:
-        """Show a step: its loss, and how long it took in seconds."""
+        """Show a step, its loss, and how many seconds it took."""
         before = loss if self._loss is None else self._loss
         self._loss = before + SMOOTHING * (loss - before)
         self.bar.set_postfix({self.unit: f"{self._loss:.4f}"}, refresh=False)
@@ -56,12 +56,12 @@ class StepBar:
         each, left = self._seconds / timed, self.bar.total - self.bar.n
         if left > 0 and self.shown:
             end = datetime.now() + timedelta(seconds=each * left)
-            self.say(
+            self.write(
                 f"{each:.2g} s a step: the other {left:,} take {duration(each * left)}, "
                 f"until {end:%Y-%m-%d %H:%M}, and tests come on top"
             )
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Write a line above the bar, on standard error."""
         if self.shown:
             self.bar.write(text, file=sys.stderr)
@@ -71,7 +71,7 @@ class StepBar:
 
 
 def duration(seconds: float) -> str:
-    """A time in words, in the two largest units: ``3 h 20 min``."""
+    """Return a time in words, in the two largest units: ``3 h 20 min``."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute"
