@@ -613,7 +613,7 @@ OTHERWISE = """
 import sys, torch
 from PIL import Image
 from compressai_uqdm import load
-from compressai_uqdm.denoisers import windowed
+from compressai_uqdm.families.uqdm import windowed
 threads, batch, mkldnn, layout = sys.argv[1:5]
 torch.set_num_threads(int(threads))
 torch.backends.mkldnn.enabled = mkldnn == "oneDNN"

@@ -197,7 +197,7 @@ assert compressai_uqdm.load({str(FILE)!r}).stages
     [
         LOAD,
         f"from PIL import Image; import compressai_uqdm; Image.open({str(FILE)!r}).load()",
-        "from compressai_uqdm.models import CosineUQDM; import compressai_uqdm.zoo",
+        "from compressai_uqdm import CosineUQDM; import compressai_uqdm.zoo",
         "import compressai_uqdm.losses",
         "import compressai_uqdm.datasets",
         "import compressai_uqdm.entropy_models",

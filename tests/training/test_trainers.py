@@ -202,7 +202,6 @@ CHANGES = {
     "raw": change("raw_state_dict", []),
     "means": change("means", {"sums": 3}),
     "networks": change("networks", {"0.w.conv": torch.ones(1)}),
-    "part": change("part", None),
     "average": change("average", 5),
     "average-shapes": change("average", [torch.ones(1)]),
     "phase": change("phase", 99),
@@ -218,7 +217,7 @@ OF_ALL = (
 )
 OF_EACH = {
     "train": (*OF_ALL, "state", "raw"),
-    "train_dct": (*OF_ALL, "state", "part"),
+    "train_dct": (*OF_ALL, "state"),
     "train_context": (*OF_ALL, "networks"),
 }
 
