@@ -1,11 +1,12 @@
 """The command line, ``uqdm``.
 
-``commands`` says what can be given, ``tasks`` what is done with one input, ``running`` how
-many are worked on, ``places`` where they come from and go, ``streams`` prepares the
-standard streams, ``terminal`` says what is shown, and ``demo`` is a command of its own.
-PyTorch takes seconds to import, so only what runs a network imports it.
+``app`` defines commands and options. ``encode``, ``decode``, ``truncate`` and ``info`` work
+on one input, ``batch`` on several, in ``workers`` and ``launched`` processes. ``paths``,
+``inputs`` and ``outputs`` find, read and write files; ``streams`` prepares the standard
+streams; ``progress`` draws the progress bar, ``terminal`` formats messages. ``demo`` is a
+command of its own. PyTorch takes seconds to import, so only what runs a network imports it.
 """
 
-from .commands import main, run
+from .app import main, run
 
 __all__ = ["main", "run"]

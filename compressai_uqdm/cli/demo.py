@@ -14,9 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from .places import FILE, as_bytes, check_source, check_target, open_input, write
-from .tasks import Network, open_picture
-from .terminal import Failure, bar, name_of, printable, told
+from .encode import open_picture
+from .inputs import open_input
+from .network import Network
+from .outputs import as_bytes, write
+from .paths import FILE, check_source, check_target
+from .progress import bar
+from .terminal import Failure, format_error, name_of, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,14 +85,14 @@ def demonstrate(
         with open_input(source) as opened:
             image = _upright(opened, network.max_pixels)
     except Exception as error:  # Pillow's are of many kinds
-        raise Failure(f"{name_of(source)}: {told(error, source)}") from error
+        raise Failure(f"{name_of(source)}: {format_error(error, source)}") from error
     codec = network.codec()
     output.mkdir(parents=True, exist_ok=True)
     file = output / f"{source.stem}{FILE}"
     try:
         check_target(file, force)
     except ValueError as error:
-        raise Failure(told(error)) from error
+        raise Failure(format_error(error)) from error
 
     coded, seconds = _coded(source.stem, image, codec)
     write(file, coded.data, force)

@@ -1,41 +1,21 @@
 """What is said and shown."""
 
-import time
-
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import click
 
-from ..progress import Progress
-
-__all__ = [
-    "STANDARD",
-    "Bars",
-    "Failure",
-    "Show",
-    "bar",
-    "duration",
-    "name_of",
-    "printable",
-    "say",
-    "told",
-]
+__all__ = ["Failure", "format_error", "name_of", "print_error", "printable"]
 
 STANDARD = Path("-")
 """Standard input or output."""
-
-Show: TypeAlias = Callable[[], AbstractContextManager[Progress]]
-"""Shows the progress of work on one input, from when it is entered."""
 
 
 class Failure(Exception):
     """Something is missing that every input needs."""
 
 
-def say(message: str, program: str = "uqdm") -> None:
+def print_error(message: str, program: str = "uqdm") -> None:
     """Print a line on standard error, if it can be: the exit code says the same."""
     with suppress(OSError):
         click.echo(f"{program}: {printable(message)}", err=True)
@@ -50,7 +30,7 @@ def printable(text: str) -> str:
     return "".join(escaped)
 
 
-def told(error: Exception, path: Path | None = None) -> str:
+def format_error(error: Exception, path: Path | None = None) -> str:
     """An error in one line, without the path, if given, that it is told of."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
@@ -66,69 +46,3 @@ def told(error: Exception, path: Path | None = None) -> str:
 def name_of(path: Path) -> str:
     """An input, in messages."""
     return "standard input" if path == STANDARD else printable(str(path))
-
-
-def duration(seconds: float) -> str:
-    """A time in words, in the two largest units: ``3 h 20 min``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"
-
-
-@contextmanager
-def bar(description: str) -> Iterator[Any]:
-    """A bar from 0 to 1 on a terminal, which goes when it is left."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=1,
-        desc=description,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        disable=None,
-        leave=False,
-    ) as shown:
-        yield shown
-
-
-class Bars:
-    """A bar for each input in turn, which also tells what time is left of all.
-
-    Args:
-        weights: of the inputs, such as their pixels.
-        shown: whether there are any.
-    """
-
-    def __init__(self, weights: Sequence[float], shown: bool):
-        self.weights, self.shown = weights, shown
-        self.start: float | None = None
-
-    @contextmanager
-    def of(self, i: int, source: Path) -> Iterator[Progress]:
-        """The bar of input i."""
-        if not self.shown:
-            yield lambda share: None
-            return
-        many = len(self.weights) > 1
-        if self.start is None:
-            self.start = time.monotonic()
-        place = f" ({i + 1} of {len(self.weights)})" if many else ""
-        with bar(name_of(source) + place) as shown:
-
-            def show(share: float) -> None:
-                if many:
-                    shown.set_postfix_str(f"all: {self._left(i, share)}", refresh=False)
-                shown.update(share - shown.n)
-
-            yield show
-            show(1)  # fewer passes may have been enough
-            shown.refresh()
-
-    def _left(self, i: int, share: float) -> str:
-        assert self.start is not None
-        done = sum(self.weights[:i]) + share * self.weights[i]
-        if not done:
-            return "?"
-        left = (time.monotonic() - self.start) * (sum(self.weights) / done - 1)
-        return f"{duration(left)} left"

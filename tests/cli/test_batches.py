@@ -17,8 +17,8 @@ import pytest
 from other_user import as_a_user
 from PIL import Image, features
 
-from compressai_uqdm.cli import main, places
-from compressai_uqdm.cli.places import as_bytes, not_kept
+from compressai_uqdm.cli import inputs, main
+from compressai_uqdm.cli.outputs import as_bytes, not_kept
 from compressai_uqdm.files.container import pack_header, parse_header
 
 TESTS = Path(__file__).parents[1]
@@ -154,7 +154,7 @@ def test_pipes_without_end(
     if start:
         header, _ = parse_header(DATA.read_bytes())  # type: ignore[misc]
         start = pack_header(dataclasses.replace(header, lengths=(1 << 30,)))
-    monkeypatch.setattr(places, "STREAM_LIMIT", 1 << 20)
+    monkeypatch.setattr(inputs, "STREAM_LIMIT", 1 << 20)
     reader, writer = os.pipe()
 
     def write() -> None:

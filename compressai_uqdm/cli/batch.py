@@ -2,38 +2,31 @@
 
 import multiprocessing
 import os
-import signal
-import sys
-import threading
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing.connection import wait as wait_for_objects
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from ..atomic import descriptor_of
-from ..launcher import RELAUNCH, launched_process
-from ..progress import Progress
-from .places import Pair, check_source, check_target, real_path
-from .tasks import TILE, Task, Told
-from .terminal import (
-    STANDARD,
-    Bars,
-    Failure,
-    Show,
-    bar,
-    duration,
-    name_of,
-    say,
-    told,
+from .launched import launched, wait_for_the_others
+from .paths import Pair, check_source, check_target, real_path
+from .progress import Bars, Show, bar, duration
+from .task import Task
+from .terminal import STANDARD, Failure, format_error, name_of, print_error
+from .timing import TILE
+from .workers import (
+    Outcome,
+    attempt,
+    measure,
+    measure_there,
+    start_worker,
+    starts_processes,
+    work_there,
 )
 
 __all__ = ["Interrupted", "work_on_all"]
@@ -74,7 +67,7 @@ def work_on_all(
         Failure: something is missing that every input needs.
         OSError: standard output cannot be written.
     """
-    rank, processes = _launched()
+    rank, processes = launched()
     todo, failed = _check(pairs, force, rank, processes)
     sources = [source for source, _ in todo]
     pixels = [task.pixels(source) if _is_file(source) else 0 for source in sources]
@@ -84,19 +77,19 @@ def work_on_all(
     lost: OSError | None = None
     for source, outcome in work.outcomes():
         try:
-            if outcome.told.text and lost is None:
-                click.echo(outcome.told.text, nl=False)
+            if outcome.report.text and lost is None:
+                click.echo(outcome.report.text, nl=False)
         except OSError as error:
             lost = error
             if all(target is None for _, target in todo):
                 break  # the text was all that was wanted
-        for note in outcome.told.notes:
-            say(f"{name_of(source)}: {note}")
-        failed += outcome.failed or outcome.told.failed
+        for note in outcome.report.notes:
+            print_error(f"{name_of(source)}: {note}")
+        failed += outcome.failed or outcome.report.failed
     if lost:
         raise OSError(lost.errno, lost.strerror, "standard output") from lost
     code = int(failed > 0)
-    return code if processes == 1 else _wait_for_the_others(code)
+    return code if processes == 1 else wait_for_the_others(code)
 
 
 def _is_file(source: Path) -> bool:
@@ -124,31 +117,12 @@ def _check(
                     check_target(target, force)
         except (OSError, ValueError) as error:
             if ours:
-                say(f"{name_of(source)}: {told(error, source)}")
+                print_error(f"{name_of(source)}: {format_error(error, source)}")
                 failed += 1
         else:
             if ours:
                 todo.append((source, target))
     return todo, failed
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an input."""
-
-    told: Told
-    failed: bool = False
-
-
-def _attempt(task: Task, source: Path, target: Path | None, show: Show) -> Outcome:
-    try:
-        return Outcome(task(source, target, show))
-    except Failure:
-        raise
-    except Exception as error:  # Pillow's and PyTorch's are of many kinds
-        if isinstance(error, BrokenPipeError) and target == STANDARD:
-            raise  # whoever reads it has enough
-        return Outcome(Told(notes=[told(error, source)]), failed=True)
 
 
 @dataclass(frozen=True)
@@ -166,25 +140,25 @@ class _Work:
 
     def _here(self) -> Iterator[tuple[Path, Outcome]]:
         if self.is_measured:
-            self._announce(_measure(self.task, self.pairs[self._example][0], self.is_long))
+            self._announce(measure(self.task, self.pairs[self._example][0], self.is_long))
         bars = Bars([max(n, 1) for n in self.pixels], self.speaks)
         for i, (source, target) in enumerate(self.pairs):
             show = _bound(bars, i, source)
-            yield source, _attempt(self.task, source, target, show)
+            yield source, attempt(self.task, source, target, show)
 
     def _in_processes(self) -> Iterator[tuple[Path, Outcome]]:
         context = multiprocessing.get_context("spawn")
         shares = context.Array("d", len(self.pairs), lock=False)
         others = multiprocessing.active_children()
-        pool = ProcessPoolExecutor(self.jobs, context, _start_worker, (self.task, shares))
+        pool = ProcessPoolExecutor(self.jobs, context, start_worker, (self.task, shares))
         try:
-            with _starts_processes():
+            with starts_processes():
                 if self.is_measured:
                     source = self.pairs[self._example][0]
-                    asked = pool.submit(_measure_there, source, self._long_pixel)
+                    asked = pool.submit(measure_there, source, self._long_pixel)
                     self._announce(asked.result())
                 futures = {
-                    pool.submit(_work_there, i, *pair): pair[0]
+                    pool.submit(work_there, i, *pair): pair[0]
                     for i, pair in enumerate(self.pairs)
                 }
             yield from self._as_they_come(futures, shares)
@@ -235,16 +209,16 @@ class _Work:
         return pixel_seconds >= self._long_pixel
 
     def _announce(self, measured: tuple[float, list[str]]) -> None:
-        pixel_seconds, remedies = measured
+        pixel_seconds, speedup_hints = measured
         if not self.is_long(pixel_seconds):
             return
         count, cores = len(self.pairs), os.cpu_count() or 1
-        if count > 1 and self.jobs < min(cores, count) and _launched()[1] == 1:
-            remedies = [f"--jobs {min(cores, count)}", *remedies]
+        if count > 1 and self.jobs < min(cores, count) and launched()[1] == 1:
+            speedup_hints = [f"--jobs {min(cores, count)}", *speedup_hints]
         seconds = pixel_seconds * sum(self.pixels) / self.jobs
         what = f"{count} pictures" if count > 1 else name_of(self.pairs[0][0])
-        less = f"; less with {' or '.join(remedies)}" if remedies else ""
-        say(
+        less = f"; less with {' or '.join(speedup_hints)}" if speedup_hints else ""
+        print_error(
             f"{what}, {sum(self.pixels) / 1e6:.1f} million pixels: about "
             f"{duration(seconds)}{less}"
         )
@@ -252,115 +226,3 @@ class _Work:
 
 def _bound(bars: Bars, i: int, source: Path) -> Show:
     return lambda: bars.of(i, source)
-
-
-def _measure(
-    task: Task, source: Path, is_long: Callable[[float], bool]
-) -> tuple[float, list[str]]:
-    """Seconds for a pixel, and what would take less."""
-    try:
-        return task.pixel_seconds(source, is_long), task.remedies()
-    except Failure:
-        raise
-    except Exception:  # the work will tell
-        return 0.0, []
-
-
-# ---- processes of ours ----
-
-_task: Task
-_shares: Any
-_at_work = False
-
-
-@contextmanager
-def _starts_processes() -> Iterator[None]:
-    """What is started here takes no notice of Ctrl-C: its parent does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _start_worker(task: Task, shares: Any) -> None:
-    global _task, _shares
-    _task, _shares = task, shares
-    signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    if not sys.warnoptions:
-        import warnings
-
-        warnings.simplefilter("ignore")
-
-
-def _stop(kind: int, frame: FrameType | None) -> None:
-    if _at_work:
-        raise SystemExit  # with nothing half-written
-    # at once: what it has half read from a queue, others would take for a message
-    os._exit(128 + kind)
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait_for_objects([parent.sentinel])
-    os._exit(1)
-
-
-def _work_there(i: int, source: Path, target: Path | None) -> Outcome:
-    @contextmanager
-    def show() -> Iterator[Progress]:
-        yield lambda share: _shares.__setitem__(i, share)
-
-    global _at_work
-    try:
-        _at_work = True
-        outcome = _attempt(_task, source, target, show)
-        _shares[i] = 1
-        return outcome
-    except SystemExit:
-        os._exit(128 + signal.SIGTERM)
-    finally:
-        _at_work = False
-
-
-def _measure_there(source: Path, long_pixel: float) -> tuple[float, list[str]]:
-    return _measure(_task, source, lambda seconds: seconds >= long_pixel)
-
-
-# ---- processes of a launcher ----
-
-
-def _launched() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes that were launched.
-
-    Raises:
-        Failure: the environment contradicts itself.
-    """
-    try:
-        return launched_process()
-    except ValueError as error:
-        raise Failure(f"{error}") from error
-
-
-def _wait_for_the_others(code: int) -> int:
-    """The worst exit code of all: launchers end the others when one fails."""
-    import torch
-
-    from torch import distributed
-
-    try:
-        distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    except (ValueError, RuntimeError) as error:
-        raise Failure(
-            f"this is process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} and does "
-            f"not find the others ({told(error)}): {RELAUNCH}"
-        ) from error
-    worst = torch.tensor(code)
-    distributed.all_reduce(worst, distributed.ReduceOp.MAX)
-    distributed.destroy_process_group()
-    return int(worst)

@@ -18,12 +18,16 @@ from click import UsageError
 
 from .. import __version__
 from ..checks import MAX_METADATA, MAX_PIXELS
+from .batch import Interrupted, work_on_all
+from .decode import Decode, Verify
 from .demo import FOLDER, demonstrate
-from .places import FILE, PICTURES, find_inputs, find_pairs
-from .running import Interrupted, work_on_all
+from .encode import Encode
+from .info import Info
+from .network import Network
+from .paths import FILE, PICTURES, find_inputs, find_pairs
 from .streams import prepare_streams
-from .tasks import Decode, Encode, Info, Network, Truncate, Verify
-from .terminal import Failure, say, told
+from .terminal import Failure, format_error, print_error
+from .truncate import Truncate
 
 __all__ = ["main", "run"]
 
@@ -69,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         name = error.ctx.command_path if error.ctx else "uqdm"
         message = " ".join(error.format_message().split()).removesuffix(".")
-        say(f"{message}; {name} --help tells what can be given", name)
+        print_error(f"{message}; {name} --help tells what can be given", name)
     except BrokenPipeError:  # whoever read our output has enough
         return 1
     except (Failure, OSError) as error:
-        say(told(error))
+        print_error(format_error(error))
         return 1
     else:
         return code
@@ -94,7 +98,7 @@ def run() -> NoReturn:
                 stream.flush()
         except OSError as error:
             if not code:
-                say(told(error))
+                print_error(format_error(error))
             code = code or 1
     # to free the libraries before, object by object, takes a fifth of a second
     os._exit(code)
@@ -113,10 +117,10 @@ class Commands(click.Group):
                 error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
             raise
         except Interrupted:
-            say("terminated")
+            print_error("terminated")
             return 128 + signal.SIGTERM
         except KeyboardInterrupt:
-            say("interrupted")
+            print_error("interrupted")
             return 130  # as of a shell's commands that SIGINT ended
 
 
