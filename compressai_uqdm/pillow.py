@@ -93,7 +93,7 @@ class UqdmImageFile(ImageFile.ImageFile):
         fp.seek(0)
         data = fp.read()
         partial = ImageFile.LOAD_TRUNCATED_IMAGES
-        length = self._start + header.as_made
+        length = self._start + header.payload_bytes
         if len(data) < length and not partial:
             raise OSError(
                 f"image file is truncated: {len(data)} of its {length} bytes are there. "

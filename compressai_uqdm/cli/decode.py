@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DamagedStringError
 from ..files.header import Header
 from ..files.rate import truncate, whole_stages
-from .encode import _encode
+from .encode import encode_picture
 from .info import _segments
 from .inputs import read_file, read_header
 from .network import Network
@@ -78,8 +78,8 @@ class _Decoding:
             return 0.0
         side = tile_side(codec)
         levels = np.random.default_rng(0).integers(96, 160, (side, side, 3), np.uint8)
-        options = {"arithmetic": header.arithmetic, "stages": len(header.lengths)}
-        data = _encode(Image.fromarray(levels), codec, **options).data
+        options: dict[str, Any] = {"arithmetic": header.arithmetic, "stages": len(header.lengths)}
+        data = encode_picture(Image.fromarray(levels), codec, **options).data
         return timed(lambda: decode(data, model=codec), side, is_long)
 
     def speedup_hints(self) -> list[str]:
@@ -187,7 +187,7 @@ class Verify(_Decoding):
         _, share = whole_stages(header.lengths, n_bytes)
         unchecked = " that no checksum covers" if share else ""
         there = stages_text(header, n_bytes)
-        if n_bytes < header.as_made:
+        if n_bytes < header.payload_bytes:
             return Report(notes=[f"{there}{unchecked}"], failed=True)
         return Report(f"{name_of(source)}: {exact}{there}{unchecked}\n")
 

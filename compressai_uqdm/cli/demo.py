@@ -132,15 +132,15 @@ def _upright(file: IO[bytes], max_pixels: int) -> "Image.Image":
 
 def _coded(name: str, image: "Image.Image", codec: "Codec") -> "tuple[Encoded, float]":
     """The file, and the seconds that it took."""
-    from ..files.encoding import encode_measured
+    from ..files.encoding import EncodeOptions, encode_measured
 
     start = time.perf_counter()
     with bar(f"coding {name}") as shown:
         coded = encode_measured(
             image,
             codec,
-            stages=codec.net.n_stages,  # also of a graphic
-            progress=lambda share: shown.update(share - shown.n),
+            EncodeOptions(stages=codec.net.n_stages),  # stages for graphics, too
+            lambda share: shown.update(share - shown.n),
         )
     return coded, time.perf_counter() - start
 

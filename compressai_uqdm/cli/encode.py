@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..progress import Progress
 from .inputs import open_input
 from .network import Network
 from .outputs import write
@@ -57,7 +58,7 @@ class Encode:
             with _warnings_as_notes() as notes, show() as progress:
                 start = time.perf_counter()
                 limits = {"max_metadata": self.network.max_metadata, **self.options}
-                coded = _encode(image, codec, progress=progress, **limits)
+                coded = encode_picture(image, codec, progress=progress, **limits)
                 seconds = time.perf_counter() - start
         write(target, coded.data, self.force)
         size = len(coded.data)
@@ -86,7 +87,7 @@ class Encode:
             tile = image.crop((left, top, left + side, top + side)).convert("RGB")
         tile.info.clear()  # what metadata is too large, the work will tell
         options = {k: v for k, v in self.options.items() if k not in ("max_bytes", "bpp")}
-        return timed(lambda: _encode(tile, codec, **options), side, is_long)
+        return timed(lambda: encode_picture(tile, codec, **options), side, is_long)
 
     def speedup_hints(self) -> list[str]:
         codec, asked = self.network.codec(), self.options["arithmetic"]
@@ -95,10 +96,15 @@ class Encode:
         return ["--arithmetic float32"] * faster + ["--stages"] * fewer
 
 
-def _encode(image: "Image.Image", codec: "Codec", **options: Any) -> "Encoded":
-    from ..files.encoding import encode_measured
+def encode_picture(
+    image: "Image.Image",
+    codec: "Codec",
+    progress: Progress | None = None,
+    **options: Any,
+) -> "Encoded":
+    from ..files.encoding import EncodeOptions, encode_measured
 
-    return encode_measured(image, codec, **options)
+    return encode_measured(image, codec, EncodeOptions(**options), progress)
 
 
 def open_picture(file: IO[bytes] | Path, max_pixels: int = NO_LIMIT) -> "Image.Image":
@@ -131,7 +137,7 @@ def _larger(coded: "Encoded", before: int) -> str:
     """Say that a file is larger than the picture's own, and which stages are not."""
     text = "is larger than the picture's own file"
     lengths = coded.header.lengths
-    start = len(coded.data) - coded.header.as_made
+    start = len(coded.data) - coded.header.payload_bytes
     for stages in range(len(lengths) - 1, 0, -1):
         if start + sum(lengths[:stages]) < before:
             return f"{text}; --stages {stages} makes a smaller one"

@@ -39,7 +39,7 @@ class Info(WithoutNetwork):
             f"  model    {_coder(header)}",
             f"  header   {start} bytes",
         ]
-        end, held = start, min(size, start + header.as_made)
+        end, held = start, min(size, start + header.payload_bytes)
         for stage, length in enumerate(header.lengths, 1):
             share = min(max(held - end, 0) / max(length, 1), 1)
             end += length
@@ -50,8 +50,8 @@ class Info(WithoutNetwork):
             )
         if held < end:
             lines.append(f"  {stages_text(header, held - start)}")
-        if size > start + header.as_made:
-            excess = size - start - header.as_made
+        if size > start + header.payload_bytes:
+            excess = size - start - header.payload_bytes
             lines.append(f"  and {excess} bytes that do not belong to it")
         return Report("\n".join(lines) + "\n")
 

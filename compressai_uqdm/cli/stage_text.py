@@ -22,7 +22,7 @@ def parse_file(data: bytes, max_pixels: int) -> tuple[Header, int]:
 def stages_text(header: Header, n_bytes: int) -> str:
     """How much of a file so many bytes of strings are, and why they are not all."""
     text = stage_range(header, *whole_stages(header.lengths, n_bytes))
-    if n_bytes < header.as_made:
+    if n_bytes < header.payload_bytes:
         return f"cut short: {text}"
     if n_bytes < sum(header.lengths):
         return f"made to a limit, with {n_bytes} bytes of stages: {text}"

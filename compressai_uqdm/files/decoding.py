@@ -140,7 +140,7 @@ class StreamingDecoder:
                 self._decoder.append(string)
             self._at = end
         start = self._at - sum(lengths[: self.stages])
-        excess = len(self._data) - start - self.header.as_made
+        excess = len(self._data) - start - self.header.payload_bytes
         if excess > 0:
             raise DamagedFileError(f"the file goes on for {excess} bytes after its end")
 

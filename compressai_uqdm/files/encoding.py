@@ -2,16 +2,13 @@
 
 from .. import libraries  # noqa: F401  isort: skip
 
-import bisect
 import dataclasses
 import errno
 import functools
-import itertools
 import math
 import os
 import warnings
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,9 @@ from typing import Any
 import torch
 
 from PIL import Image
-from torch import Tensor
 
 from ..atomic import check_folder, is_special, naming, write_atomically
 from ..checks import MAX_METADATA
-from ..models.base import ProgressiveModel
 from ..models.coding import Encoder
 from ..models.streaming import PictureDecoder
 from ..progress import Passes, Progress
@@ -33,21 +28,52 @@ from .container import pack_header
 from .header import Arithmetic, Header, Metadata, check_metadata
 from .model import DEFAULT_MODEL, Codec, open_codec
 from .pictures import Planes, to_planes
-from .rate import NO_LIMIT, byte_limit, room, whole_stages
+from .prefix_search import SEARCH, psnr_of, smallest_prefix
+from .rate import NO_LIMIT, byte_limit, payload_budget, whole_stages
 from .webp import encode_webp, is_graphic
 
-__all__ = ["Encoded", "QualityWarning", "encode", "encode_measured", "save"]
+__all__ = [
+    "EncodeOptions",
+    "Encoded",
+    "QualityWarning",
+    "encode",
+    "encode_measured",
+    "save",
+]
 
 
 STORED_SHARE = 4 / 5
 """A picture is stored as lossless WebP where that takes less than so much of our bytes."""
 
-SEARCH = 7
-"""Passes, about, of the search for the smallest file of a quality."""
-
 
 class QualityWarning(UserWarning):
-    """A file is not as good as was wanted, for it had to be small."""
+    """A limit of bytes or stages kept a file below the wanted PSNR."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Options of :func:`encode`, which describes them."""
+
+    seed: int = 0
+    arithmetic: Arithmetic | None = None
+    stages: int | None = None
+    max_bytes: int | None = None
+    bpp: float | None = None
+    min_psnr: float | None = None
+    max_metadata: int = MAX_METADATA
+
+    def check(self, codec: Codec) -> None:
+        """Raise a ValueError for a value that the model does not allow."""
+        n_stages = codec.net.n_stages
+        if self.stages is not None and not 1 <= self.stages <= n_stages:
+            raise ValueError(
+                f"stages must be in 1..{n_stages}, got {self.stages}: {codec.name} has "
+                f"{n_stages} stages, and all of them are exact"
+            )
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed must be in 0..2^32-1, got {self.seed}")
+        if self.min_psnr is not None and not self.min_psnr > 0:
+            raise ValueError(f"min_psnr must be positive, got {self.min_psnr}")
 
 
 @dataclass(frozen=True)
@@ -116,58 +142,33 @@ def encode(
     Warns:
         QualityWarning: a limit does not let ``min_psnr`` be reached.
     """
-    return _encode(
-        *(
-            image,
-            model,
-            seed,
-            arithmetic,
-            stages,
-            max_bytes,
-            bpp,
-            min_psnr,
-            device,
-            progress,
-            max_metadata,
-        )
-    ).data
+    options = EncodeOptions(
+        seed, arithmetic, stages, max_bytes, bpp, min_psnr, max_metadata
+    )
+    codec = open_codec(model, device) if isinstance(model, str) else model
+    return _encode(image, codec, options, progress).data
 
 
 def encode_measured(
     image: Image.Image,
     codec: Codec,
-    *,
-    seed: int = 0,
-    arithmetic: Arithmetic | None = None,
-    stages: int | None = None,
-    max_bytes: int | None = None,
-    bpp: float | None = None,
-    min_psnr: float | None = None,
+    options: EncodeOptions = EncodeOptions(),
     progress: Progress | None = None,
-    max_metadata: int = MAX_METADATA,
 ) -> Encoded:
-    """:func:`encode`, with its arguments, and how good the picture is.
+    """Encode an image as :func:`encode` does, and measure the PSNR of the file.
 
     That takes a pass of the network more where the file is not exact.
     """
-    options = (seed, arithmetic, stages, max_bytes, bpp, min_psnr, "cpu", progress)
-    return _encode(image, codec, *options, max_metadata, measured=True)
+    return _encode(image, codec, options, progress, measured=True)
 
 
 @torch.no_grad()
 @exact_floats()
 def _encode(
     image: Image.Image,
-    model: str | Codec,
-    seed: int,
-    arithmetic: Arithmetic | None,
-    stages: int | None,
-    max_bytes: int | None,
-    bpp: float | None,
-    min_psnr: float | None,
-    device: str,
+    codec: Codec,
+    options: EncodeOptions,
     progress: Progress | None,
-    max_metadata: int,
     measured: bool = False,
 ) -> Encoded:
     if 0 in image.size:
@@ -177,25 +178,17 @@ def _encode(
     check_metadata(
         described["icc_profile"],
         described["exif"],
-        max_metadata,
+        options.max_metadata,
         "remove it from the picture, or raise the limit (--max-metadata)",
     )
     height, width = planes.levels.shape[:2]
-    codec = open_codec(model, device) if isinstance(model, str) else model
-    arithmetic = arithmetic or codec.arithmetics[0]
+    options.check(codec)
+    seed, min_psnr = options.seed, options.min_psnr
+    arithmetic = options.arithmetic or codec.arithmetics[0]
     net = codec.computing_in(arithmetic)
-    limit = byte_limit(image.size, max_bytes, bpp)
-    is_limited = stages is not None or limit < NO_LIMIT or min_psnr is not None
-    stages = net.n_stages if stages is None else stages
-    if not 1 <= stages <= net.n_stages:
-        raise ValueError(
-            f"stages must be in 1..{net.n_stages}, got {stages}: {codec.name} has "
-            f"{net.n_stages} stages, and all of them are exact"
-        )
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
-    if min_psnr is not None and not min_psnr > 0:
-        raise ValueError(f"min_psnr must be positive, got {min_psnr}")
+    limit = byte_limit(image.size, options.max_bytes, options.bpp)
+    is_limited = options.stages is not None or limit < NO_LIMIT or min_psnr is not None
+    stages = net.n_stages if options.stages is None else options.stages
 
     stream = None
     # files of other models are made to measure these
@@ -206,7 +199,7 @@ def _encode(
     expected = net.passes(stages) + (min_psnr is not None) * (net.passes(stages) + SEARCH)
     expected += measured and min_psnr is None and stages < net.n_stages
     passes = Passes(progress, expected)
-    psnr = functools.partial(_psnr, net, levels, seed)
+    psnr = functools.partial(psnr_of, net, levels, seed)
     encoder, reached = Encoder(levels, seed, net.guarded), 0.0
     last: list[Any] = []  # what is known after the last stages
     for known in net.iter_stages(encoder, stages, passes):
@@ -234,10 +227,12 @@ def _encode(
         alpha=planes.alpha_png,
         **described,
     )
-    n_bytes = room(header, limit)
+    n_bytes = payload_budget(header, limit)
     if min_psnr is not None and (reached >= wanted or n_bytes < sum(header.lengths)):
         decoder = PictureDecoder(net, (height, width), seed, passes)
-        n_bytes, reached = _smallest(decoder, strings, n_bytes, reached, min_psnr, psnr)
+        n_bytes, reached = smallest_prefix(
+            decoder, strings, n_bytes, reached, min_psnr, psnr
+        )
     if min_psnr is not None and reached < min_psnr:
         warnings.warn(
             f"{reached:.2f} dB of the {min_psnr:g} wanted: raise the limit of bytes or of "
@@ -247,9 +242,9 @@ def _encode(
         )
     # to leave out a few bytes takes more of them than it saves
     limited = dataclasses.replace(header, limited_to=n_bytes)
-    header = min(header, limited, key=lambda h: len(pack_header(h)) + h.as_made)
-    data = pack_header(header) + b"".join(strings)[: header.as_made]
-    whole, share = whole_stages(header.lengths, header.as_made)
+    header = min(header, limited, key=lambda h: len(pack_header(h)) + h.payload_bytes)
+    data = pack_header(header) + b"".join(strings)[: header.payload_bytes]
+    whole, share = whole_stages(header.lengths, header.payload_bytes)
     exact = whole == net.n_stages
     quality = math.inf if exact else None
     if measured and not exact:
@@ -291,47 +286,6 @@ def _stored(planes: Planes, described: dict[str, Any]) -> Encoded:
         **described,
     )
     return Encoded(pack_header(header) + stream, header, 1, 0.0, True, math.inf)
-
-
-def _psnr(net: ProgressiveModel[Any], levels: Tensor, seed: int, known: Any) -> float:
-    x_hat = net.reconstruct(known, "denoise", seed)
-    errors = 0
-    for row, row_hat in zip(levels.unbind(2), x_hat.unbind(2)):  # to bound memory
-        errors += int((row_hat.double() - row).square().sum())
-    mse = errors / levels.numel()
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
-
-
-def _smallest(
-    decoder: PictureDecoder[Any],
-    strings: list[bytes],
-    room: int,
-    reached: float,
-    min_psnr: float,
-    psnr: Callable[[Any], float],
-) -> tuple[int, float]:
-    """Bytes of these strings that reach a PSNR, ``room`` at most, and what they reach.
-
-    All strings together reach the PSNR ``reached``, all but the last one less than is
-    wanted.
-    """
-    ends = list(itertools.accumulate(map(len, strings), initial=0))
-    room = min(room, ends[-1])
-    last = max(bisect.bisect_left(ends, room) - 1, 0)  # the string that room ends in
-    part = strings[last][: room - ends[last]]
-    for string in strings[:last]:
-        decoder.append(string)
-    if room < ends[-1]:
-        reached = psnr(decoder.decode_partial(part))
-    low, high = 0, len(part)
-    while reached >= min_psnr and high - low > max(1, len(part) // 64):
-        middle = (low + high) // 2
-        found = psnr(decoder.decode_partial(part[:middle]))
-        if found >= min_psnr:
-            high, reached = middle, found
-        else:
-            low = middle
-    return ends[last] + high, reached
 
 
 def save(

@@ -130,7 +130,7 @@ class Header:
                 object.__setattr__(self, name, Metadata.of(data))
 
     @property
-    def as_made(self) -> int:
+    def payload_bytes(self) -> int:
         """Bytes of strings that the file was made with; one that has fewer is cut short."""
         return sum(self.lengths) if self.limited_to is None else self.limited_to
 

@@ -1,4 +1,4 @@
-"""How many bytes of a file are enough."""
+"""Limits of a file's size, and truncation."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import math
 from .container import ends_in_header, pack_header, parse_header
 from .header import Header
 
-__all__ = ["NO_LIMIT", "byte_limit", "room", "truncate", "whole_stages"]
+__all__ = ["NO_LIMIT", "byte_limit", "payload_budget", "truncate", "whole_stages"]
 
 NO_LIMIT = 1 << 62
 
@@ -14,7 +14,7 @@ NO_LIMIT = 1 << 62
 def byte_limit(
     size: tuple[int, int], max_bytes: int | None = None, bpp: float | None = None
 ) -> int:
-    """Largest size of a file of a picture, by bytes and by bits per pixel.
+    """Return the largest size of a file, the smaller of two limits.
 
     Raises:
         ValueError: one of them is no size.
@@ -29,10 +29,10 @@ def byte_limit(
     return min(limits)
 
 
-def room(header: Header, limit: int) -> int:
-    """Bytes of its strings that a file may have, for all of it to be within a limit.
+def payload_budget(header: Header, limit: int) -> int:
+    """Return how many bytes of strings a file may have to be within a limit.
 
-    Where these are not all, there is room for the header that tells of it, too.
+    If these are not all of them, the header has a field more, which counts too.
 
     Raises:
         ValueError: the header alone is larger than the limit.
@@ -52,7 +52,7 @@ def room(header: Header, limit: int) -> int:
 
 
 def whole_stages(lengths: tuple[int, ...], n_bytes: int) -> tuple[int, float]:
-    """Of so many bytes of strings, the whole ones, and the share of the next."""
+    """Return how many strings are whole, and the share of the next, of ``n_bytes``."""
     for stage, length in enumerate(lengths):
         if n_bytes < length:
             return stage, n_bytes / length
@@ -76,10 +76,9 @@ def truncate(
     max_bytes: int | None = None,
     bpp: float | None = None,
 ) -> bytes:
-    """The beginning of a file, a coarser picture.
+    """Return a prefix of a file, a coarser picture.
 
-    It is nothing but a beginning: the header goes on telling of all that the file was made
-    with, also where that was limited, so the result is a file that is cut short.
+    The header stays as it is, so readers see that the file is truncated.
 
     Args:
         data: the file, whole or not.
@@ -105,4 +104,6 @@ def truncate(
             "the file holds a lossless WebP stream, which has no coarser pictures: encode "
             "the picture again, with this limit"
         )
-    return data[: min(limit, start + min(sum(header.lengths[:stages]), header.as_made))]
+    return data[
+        : min(limit, start + min(sum(header.lengths[:stages]), header.payload_bytes))
+    ]

@@ -13,7 +13,7 @@ from compressai_uqdm import DamagedFileError
 from compressai_uqdm.bitstream.varint import varint
 from compressai_uqdm.files.container import MAGIC, pack_header, parse_header
 from compressai_uqdm.files.header import Header, Metadata
-from compressai_uqdm.files.rate import room, truncate
+from compressai_uqdm.files.rate import payload_budget, truncate
 from compressai_uqdm.files.v2 import VERSION
 
 
@@ -192,12 +192,12 @@ def test_room_for_strings() -> None:
             return n + len(pack_header(dataclasses.replace(header, limited_to=n)))
 
         for limit in [*range(size(0), min(whole, 400)), *range(whole - 9, whole)]:
-            n = room(header, limit)
+            n = payload_budget(header, limit)
             assert 0 <= n < sum(lengths) and size(n) <= limit < size(n + 1)
-        assert room(header, whole) == room(header, 1 << 62) == sum(lengths)
+        assert payload_budget(header, whole) == payload_budget(header, 1 << 62) == sum(lengths)
         for limit in (0, len(pack_header(header)), size(0) - 1):
             with pytest.raises(ValueError, match=f"header alone has {size(0)}"):
-                room(header, limit)
+                payload_budget(header, limit)
 
 
 def test_too_many_pixels() -> None:

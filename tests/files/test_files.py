@@ -341,7 +341,7 @@ def test_files_made_to_a_limit_say_so(
         limited = encode(image, codec, max_bytes=limit)
         header, start = parse_header(limited)  # type: ignore[misc]
         assert limit - 1 <= len(limited) <= limit
-        assert header.limited_to == header.as_made == len(limited) - start
+        assert header.limited_to == header.payload_bytes == len(limited) - start
         # a reader that does not know of it sees the same picture
         before = pack_header(dataclasses.replace(header, limited_to=None))
         _same(
