@@ -43,7 +43,8 @@ from torch import Tensor
 from compressai_uqdm.families.uqdm.denoiser import Denoiser
 from compressai_uqdm.families.uqdm.diffusion_model import DiffusionModel
 from compressai_uqdm.levels import image_to_levels
-from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
+from compressai_uqdm.models.arguments import Reconstruction
+from compressai_uqdm.models.base import ProgressiveModel
 from compressai_uqdm.models.checkpoint import Weights
 from compressai_uqdm.models.coding import Decoder, Encoder
 from compressai_uqdm.progress import Progress

@@ -8,7 +8,7 @@ import torch
 from evaluate import Net, as_tensor, load
 from images import InputError
 
-from compressai_uqdm.models.base import Reconstruction
+from compressai_uqdm.models.arguments import Reconstruction
 from compressai_uqdm.page import Received
 
 __all__ = ["Received", "load_coder", "receive"]

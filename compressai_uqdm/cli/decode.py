@@ -78,7 +78,10 @@ class _Decoding:
             return 0.0
         side = tile_side(codec)
         levels = np.random.default_rng(0).integers(96, 160, (side, side, 3), np.uint8)
-        options: dict[str, Any] = {"arithmetic": header.arithmetic, "stages": len(header.lengths)}
+        options: dict[str, Any] = {
+            "arithmetic": header.arithmetic,
+            "stages": len(header.lengths),
+        }
         data = encode_picture(Image.fromarray(levels), codec, **options).data
         return timed(lambda: decode(data, model=codec), side, is_long)
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..checks import MAX_METADATA, MAX_PIXELS
 from ..errors import DamagedFileError, DamagedStringError
-from ..models.base import ProgressiveModel, Reconstruction
+from ..models.arguments import Reconstruction
+from ..models.base import ProgressiveModel
 from ..models.streaming import PictureDecoder
 from ..progress import Passes, Progress
 from ..settings import exact_floats

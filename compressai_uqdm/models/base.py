@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, get_args
 
 import torch
 
@@ -11,18 +11,16 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from ..bitstream.range_coder import check_strings
-from ..checks import MAX_PIXELS
 from ..fingerprint import Fingerprint
-from ..levels import image_to_levels, levels_to_image
+from ..levels import levels_to_image
 from ..progress import Progress
 from ..settings import exact_floats, uncompiled
+from .arguments import Reconstruction, check_images, check_reconstruction, check_shape
 from .card import model_card
 from .checkpoint import Weights, loading, read_checkpoint, undrawn
 from .coding import Decoder, Encoder, PictureCoder
 
-__all__ = ["ProgressiveModel", "Reconstruction"]
-
-Reconstruction = Literal["denoise", "ancestral", "flow_based"]
+__all__ = ["ProgressiveModel", "State"]
 
 
 class State(Protocol):
@@ -398,57 +396,3 @@ class ProgressiveModel(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         return net.eval()
-
-
-# ---- arguments ----
-
-
-def check_images(x: Tensor, device: torch.device) -> Tensor:
-    """Return the levels 0..255 of images in [0, 1], int16, ``[B, 3, H, W]``.
-
-    Raises:
-        ValueError: ``x`` has another type, shape or range, or is on another device.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x)
-        raise ValueError(f"expected images as a tensor of floats, got {kind}")
-    if x.dim() != 4 or x.shape[1] != 3 or 0 in x.shape:
-        hint = ""
-        if x.dim() == 4 and x.shape[1] == 1:
-            hint = "; a grayscale image can be passed as x.expand(-1, 3, -1, -1)"
-        raise ValueError(f"expected RGB images [B, 3, H, W], got {list(x.shape)}{hint}")
-    if x.device != device:
-        raise ValueError(
-            f"expected images on the model's device, {device}, got them on {x.device}: "
-            "move one of them with .to()"
-        )
-    if not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(
-            "expected images with values in [0, 1], got values from "
-            f"{float(x.min()):g} to {float(x.max()):g}"
-        )
-    return image_to_levels(x)
-
-
-def check_reconstruction(reconstruction: str) -> None:
-    """Raise a ValueError unless the method of reconstruction exists."""
-    if reconstruction not in get_args(Reconstruction):
-        raise ValueError(
-            f"reconstruction must be one of {get_args(Reconstruction)}, got "
-            f"{reconstruction!r}"
-        )
-
-
-def check_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (H, W) of an image.
-
-    Raises:
-        ValueError: ``shape`` is not two positive integers, or has too many pixels.
-    """
-    try:
-        H, W = (int(side) for side in shape)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected shape (H, W), got {shape!r}") from error
-    if H < 1 or W < 1 or H * W > MAX_PIXELS:
-        raise ValueError(f"expected a shape of 1 to {MAX_PIXELS} pixels, got {H} x {W}")
-    return H, W

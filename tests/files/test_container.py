@@ -194,7 +194,9 @@ def test_room_for_strings() -> None:
         for limit in [*range(size(0), min(whole, 400)), *range(whole - 9, whole)]:
             n = payload_budget(header, limit)
             assert 0 <= n < sum(lengths) and size(n) <= limit < size(n + 1)
-        assert payload_budget(header, whole) == payload_budget(header, 1 << 62) == sum(lengths)
+        assert (
+            payload_budget(header, whole) == payload_budget(header, 1 << 62) == sum(lengths)
+        )
         for limit in (0, len(pack_header(header)), size(0) - 1):
             with pytest.raises(ValueError, match=f"header alone has {size(0)}"):
                 payload_budget(header, limit)

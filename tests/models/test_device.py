@@ -20,7 +20,8 @@ from training_runs import make_folder
 from compressai_uqdm import UQDM, CosineUQDM, StreamingDecoder, cli
 from compressai_uqdm.files.decoding import decode
 from compressai_uqdm.files.encoding import encode
-from compressai_uqdm.models.base import ProgressiveModel, Reconstruction
+from compressai_uqdm.models.arguments import Reconstruction
+from compressai_uqdm.models.base import ProgressiveModel
 from compressai_uqdm.training.run import Run
 from compressai_uqdm.training.settings import UQDMSettings
 from compressai_uqdm.training.uqdm import start

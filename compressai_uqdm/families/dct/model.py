@@ -16,7 +16,8 @@ from ...atomic import write_atomically
 from ...fingerprint import Fingerprint, prefixed
 from ...integer.network import IntegerNetwork
 from ...levels import levels_to_image
-from ...models.base import ProgressiveModel, Reconstruction
+from ...models.arguments import Reconstruction
+from ...models.base import ProgressiveModel
 from ...models.checkpoint import (
     Weights,
     check_family,

@@ -8,7 +8,8 @@ import torch
 
 from torch import Tensor
 
-from ...models.base import ProgressiveModel, Reconstruction
+from ...models.arguments import Reconstruction
+from ...models.base import ProgressiveModel
 from ...models.checkpoint import (
     SAVED,
     Weights,
