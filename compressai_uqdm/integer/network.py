@@ -26,8 +26,8 @@ class IntegerNetwork(nn.Module):
     """A network whose layers are :class:`.IntegerLayer`.
 
     In files and digests an array has the path of its layer, with ``_`` for ``.``, and
-    ``_bias`` behind it for a bias. They hold integers. :meth:`load_state_dict` takes these
-    arrays, and the float weights of :meth:`state_dict`.
+    ``_bias`` behind it for a bias. They hold integers. ``load_state_dict`` takes these
+    arrays, and the float weights of ``state_dict``.
     """
 
     added_to: ClassVar[Mapping[str, str]] = {}

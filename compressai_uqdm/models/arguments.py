@@ -15,9 +15,6 @@ __all__ = ["Reconstruction", "check_images", "check_reconstruction", "check_shap
 Reconstruction = Literal["denoise", "ancestral", "flow_based"]
 
 
-# ---- arguments ----
-
-
 def check_images(x: Tensor, device: torch.device) -> Tensor:
     """Return the levels 0..255 of images in [0, 1], int16, ``[B, 3, H, W]``.
 
