@@ -41,8 +41,8 @@ def test_first_command_needs_no_network(tmp_path: Path) -> None:
 def test_it_has_the_context() -> None:
     assert DEFAULT_MODEL == "uqdm-photo"
     net = image_models["uqdm-nano-ctx"](4, pretrained=True)
-    assert all(bool(prior.context.conv.any()) for prior in net.latent_priors[:3])
-    assert net.pixel_prior.network.conv.any() and net.n_stages == 4
+    assert all(bool(prior.context.conv.weight.any()) for prior in net.latent_priors[:3])
+    assert net.pixel_prior.network.conv.weight.any() and net.n_stages == 4
 
 
 @pytest.mark.slow
